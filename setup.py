@@ -1,0 +1,16 @@
+"All metadata comes from settings.ini."
+from configparser import ConfigParser
+from pathlib import Path
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+cfg = ConfigParser()
+cfg.read(here/'settings.ini', encoding='utf8')
+cfg = cfg['DEFAULT']
+
+setup(name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], author=cfg['author'],
+      keywords=cfg['keywords'].split(), license=cfg['license'], python_requires=f">={cfg['min_python']}",
+      long_description=(here/'README.md').read_text(encoding='utf8'), long_description_content_type='text/markdown',
+      packages=find_packages(include=[cfg['lib_name'], f"{cfg['lib_name']}.*"]),
+      install_requires=cfg['requirements'].split(), extras_require={'dev': cfg['dev_requirements'].split()},
+      entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"})
