@@ -1,0 +1,7 @@
+"One import for users: `from latentreg_fastai.all import *`"
+from .stats import *
+from .core import *
+from .data import *
+from .models import *
+from .callback.mixup import *
+from .callback.moments import *

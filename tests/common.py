@@ -1,0 +1,66 @@
+"What the tests share: small learners, the callbacks of the collection, and what may be compared."
+from fastai.vision.all import *
+from fastcore.test import test_close as close
+from latentreg_fastai.all import *
+
+for n in [n for n in globals() if n == 'test' or n.startswith('test_')]: del globals()[n]   # fastcore's helpers are not tests
+
+# Every callback of the collection. A new one is one line: its name, what makes it, what makes it do nothing (or None).
+CALLBACKS = {
+    'ManifoldMixup':          (lambda: ManifoldMixup(),                                None),
+    'ManifoldMixup all':      (lambda: ManifoldMixup(layers='all', per_item=True),     None),
+    'ManifoldMixup stop':     (lambda: ManifoldMixup(stop_grad=True, alpha=1.),        None),
+    'cw-VR':                  (lambda: VarianceRegularizer(3.),                        lambda: VarianceRegularizer(0.)),
+    'VR':                     (lambda: VarianceRegularizer(3., classwise=False),       lambda: VarianceRegularizer(0., classwise=False)),
+    'cw-CR':                  (lambda: CovarianceRegularizer(3.),                      lambda: CovarianceRegularizer(0.)),
+    'CR':                     (lambda: CovarianceRegularizer(3., classwise=False),     lambda: CovarianceRegularizer(0., classwise=False)),
+    'ActivationL1':           (lambda: ActivationL1(.1),                               lambda: ActivationL1(0.)),
+    'cw-VR on a feature map': (lambda: VarianceRegularizer(3., layer='0'),             lambda: VarianceRegularizer(0., layer='0')),
+}
+PENALTIES = [k for k,(_,off) in CALLBACKS.items() if off]
+
+def net():
+    "Small, but with all that a callback can disturb: batch normalisation, dropout, a feature map, hidden layers"
+    return nn.Sequential(ConvLayer(1, 4, stride=2), nn.Flatten(), nn.Sequential(nn.Linear(64, 8), nn.ReLU()), nn.Dropout(.2),
+                         nn.Sequential(nn.Linear(8, 8), nn.ReLU()), nn.Linear(8, 3))
+
+def data(n=24, n_classes=3, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % n_classes
+    return torch.randn(n, 1, 8, 8, generator=g) + y[:,None,None,None].float(), y
+
+def new_learner(cbs=None, model=None, dls=None, seed=0, **kwargs):
+    "A learner whose start and batches depend on `seed` alone"
+    set_seed(seed)
+    dls = dls or tensor_dls(data(), data(12, seed=1), bs=8, device='cpu')
+    learn = Learner(dls, net() if model is None else model, **{'loss_func': CrossEntropyLossFlat(), 'metrics': accuracy, 'cbs': cbs, **kwargs})
+    learn.remove_cb(ProgressCallback)
+    learn.logger = noop
+    return learn
+
+def restart(learn, seed=0):
+    "Put weights, optimizer, loaders and random state of a `new_learner` back to its start; the learner's own state stays"
+    fresh = new_learner(seed=seed)
+    learn.model.load_state_dict(fresh.model.state_dict())
+    learn.model.train()
+    for p in learn.model.parameters(): p.grad = None
+    learn.opt = None
+    for mine,its in zip(learn.dls.loaders, fresh.dls.loaders): mine.rng.setstate(its.rng.getstate())
+    set_seed(seed)
+    new_learner_draws(learn.dls)
+    return learn
+
+def new_learner_draws(dls): "Bring the global random state to where it is after `new_learner`"; net(); tensor_dls(data(), data(12, seed=1), bs=8, device='cpu')
+
+def weights(learn): return {k: v.clone() for k,v in learn.model.state_dict().items()}
+def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+def hooks(model): return [h for m in model.modules() for d in (m._forward_hooks, m._forward_pre_hooks) for h in d.values()]
+
+def random_state(): return random.getstate(), tuple(map(str, np.random.get_state())), torch.get_rng_state().tolist()
+
+class Probe(Callback):
+    "Calls functions at events: `Probe(after_batch=lambda learn: ...)`, with `order` last unless told otherwise"
+    def __init__(self, order=1000, run_valid=True, **fs):
+        self.order,self.run_valid = order,run_valid
+        for event,f in fs.items(): object.__setattr__(self, event, partial(self._call, f))
+    def _call(self, f): return f(self.learn)

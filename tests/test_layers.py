@@ -1,0 +1,163 @@
+"Finding layers, and the places where all of the signal passes, on the kinds of network that fastai users train."
+import pytest, timm, torchvision
+from fastai.tabular.all import *
+from fastai.text.models.core import get_text_classifier, AWD_LSTM
+from common import *
+for n in [n for n in globals() if n == 'test' or n.startswith('test_')]: del globals()[n]
+from latentreg_fastai.core import _trace, get_layers
+
+X = torch.randn(2,3,64,64)
+
+def plain(arch): return lambda: arch(weights=None)
+def backbone(name): return lambda: timm.create_model(name, pretrained=False, num_classes=10)
+
+def tabular():
+    df = pd.DataFrame(dict(cat=list('abab')*6, num=np.random.randn(24), y=list('pq')*12))
+    dls = TabularDataLoaders.from_df(df, procs=[Categorify,Normalize], cat_names=['cat'], cont_names=['num'], y_names='y', bs=8, device='cpu')
+    return tabular_learner(dls, layers=[20,10])
+
+def vision():
+    dls = tensor_dls((torch.randn(24,3,64,64),data()[1]), (torch.randn(12,3,64,64),data(12)[1]), bs=8, device='cpu')
+    return vision_learner(dls, models.resnet18, pretrained=False, loss_func=CrossEntropyLossFlat(), n_out=3, normalize=False)
+
+def unet():
+    y = torch.randint(0, 2, (8,64,64))
+    return unet_learner(tensor_dls((torch.randn(8,3,64,64),y), (torch.randn(4,3,64,64),y[:4]), bs=4, device='cpu', vocab=['a','b']), models.resnet18, pretrained=False,
+                        n_out=2, loss_func=CrossEntropyLossFlat(axis=1), normalize=False)
+
+CASES = {   # model, input, the layers ManifoldMixup mixes by default, and with layers='all'
+    'torchvision resnet18': (plain(torchvision.models.resnet18), X, ['input','layer1','layer2'], ['layer3','layer4']),
+    'torchvision vgg11':    (plain(torchvision.models.vgg11), X, ['input','features.1','features.4'], None),
+    'torchvision densenet': (plain(torchvision.models.densenet121), X, ['input','features.denseblock1','features.denseblock2'], ['features.denseblock3','features.denseblock4']),
+    'torchvision mobilenet':(plain(torchvision.models.mobilenet_v2), X, None, None),
+    'torchvision convnext': (plain(torchvision.models.convnext_tiny), X, ['input','features.1','features.3'], ['features.5','features.7']),
+    'timm resnet26d':       (backbone('resnet26d'), X, ['input','layer1','layer2'], ['layer3','layer4']),
+    'timm efficientnet':    (backbone('efficientnet_b0'), X, None, None),
+    'timm vit':             (lambda: timm.create_model('vit_tiny_patch16_224', pretrained=False, img_size=64), X, ['input','blocks.2','blocks.5'], ['blocks.8','blocks.11']),
+    'fastai xresnet18':     (lambda: xresnet18(n_out=10), X, ['input','4','5'], ['6','7']),
+    'fastai vision_learner':(lambda: vision().model, X, ['input','0.4','0.5'], ['0.6','0.7']),
+    'fastai unet_learner':  (lambda: unet().model, X, ['input','layers.11'], []),
+    'our mlp':              (mlp, torch.randn(2,1,28,28), ['input','1','2','3','4','5'], []),
+    'our cnn':              (cnn, torch.randn(2,3,32,32), ['input','1','3'], ['5','6']),
+    'our resnet20':         (resnet20, torch.randn(2,3,32,32), ['input','stage1','stage2'], ['stage3']),
+    'linear, relu, ...':    (lambda: nn.Sequential(nn.Linear(4,5), nn.ReLU(), nn.Linear(5,5), nn.ReLU(), nn.Linear(5,2)), torch.randn(2,4), ['input','1','3'], []),
+}
+
+def names(sites): return [str(s) for s in sites]
+
+@pytest.mark.parametrize('case', CASES)
+def test_default_layers(case):
+    make,x,first,rest = CASES[case]
+    set_seed(0)
+    model = make()
+    before = {k: v.clone() for k,v in model.state_dict().items()}
+    training,state = [m.training for m in model.modules()],torch.get_rng_state()
+    default,every = mixing_sites(model, (x,)),mixing_sites(model, (x,), 'all')
+    if first: assert names(default) == first
+    if rest is not None: assert names(every) == first + rest
+    assert names(default) == names(every)[:len(default)] and len(default) > 1
+    # looking changes nothing
+    assert all(torch.equal(v, before[k]) for k,v in model.state_dict().items()) and training == [m.training for m in model.modules()]
+    assert torch.equal(torch.get_rng_state(), state) and not [h for h in hooks(model) if 'look' in repr(h)]
+    model.eval()
+    for s in every: assert all_passes(model, s, x), f'{s} is passed by'
+
+@torch.no_grad()
+def all_passes(model, site, x):
+    "Does the tensor at `site` alone decide the output? Put that of one input into the pass of another, and see"
+    other,kept = torch.randn_like(x),[]
+    h = site.hook(lambda z: kept.append(z.clone())); want = model(x); h.remove()
+    h = site.hook(lambda z: kept[0]);                got = model(other); h.remove()
+    return torch.allclose(want, got, rtol=1e-4, atol=1e-5)
+
+@pytest.mark.parametrize('case', ['torchvision resnet18','fastai unet_learner','timm vit','torchvision densenet'])
+def test_passes_means_that_nothing_goes_round(case):
+    "The count of paths against the experiment, layer by layer"
+    set_seed(1)
+    model,x = CASES[case][0](),CASES[case][1]
+    model.eval()
+    recs = [r for r in _trace(model, (x,)) if r.name.count('.') < 3][:-1]
+    out = [r for r in recs if not r.out and not isinstance(r.module, nn.Identity)]
+    for r in recs[::3]:
+        if r.out: assert all_passes(model, Site(r.name, r.module), x), r.name
+    for r in out[::4]:
+        if r.name.count('.') > 0 and not r.name.startswith(('fc','classifier','head')): assert not all_passes(model, Site(r.name, r.module), x), r.name
+
+def test_tabular():
+    learn = tabular()
+    xb = learn.dls.one_batch()[:2]
+    assert names(mixing_sites(learn.model, xb)) == ['layers:input','layers.0','layers.1']
+    assert str(Site.all(learn.model, None)[0]) == 'layers.2.0:input'
+    table = latent_layers(learn.model, *xb)
+    assert 'mixup' in table.default['layers:input'] and table.passes['layers:input']
+    learn.fit(1, cbs=[ManifoldMixup(), VarianceRegularizer()])
+
+def test_text():
+    model = get_text_classifier(AWD_LSTM, 50, 3, seq_len=10, config={**awd_lstm_clas_config(), 'emb_sz': 12, 'n_hid': 12, 'n_layers': 2})
+    for p in model[0].parameters(): p.requires_grad_(False)    # as a frozen language model
+    x = torch.randint(2, 50, (4,14))
+    sites = mixing_sites(model, (x,))
+    assert names(sites) == ['0']                          # the encoder's output, the first place behind the embeddings that all texts pass whole
+    assert not any(p.requires_grad for p in model[0].parameters())
+
+def awd_lstm_clas_config():
+    from fastai.text.all import awd_lstm_clas_config as c
+    return c
+
+@pytest.mark.parametrize('make', [vision, unet], ids=['vision_learner','unet_learner'])
+def test_learners_train(make):
+    learn = make()
+    learn.remove_cb(ProgressCallback); learn.logger = noop
+    before = weights(learn)
+    learn.fit(1, cbs=ManifoldMixup())
+    assert not same(weights(learn), before) and math.isfinite(learn.recorder.losses[-1])
+
+def test_inputs_of_several_parts():
+    "Every floating tensor of a tuple of inputs is mixed, with the same partner"
+    class Two(nn.Module):
+        def __init__(self): super().__init__(); self.a,self.b = nn.Linear(4,6),nn.Linear(3,6); self.out = nn.Linear(6,3)
+        def forward(self, a, b): return self.out((self.a(a) + self.b(b)).relu())
+    a,b,y = torch.randn(24,4),torch.randn(24,3),data()[1]
+    seen = []
+    learn = new_learner(model=Two(), dls=tensor_dls((a,b,y), (a,b,y), bs=8, device='cpu'))
+    learn.model.a.register_forward_pre_hook(lambda m,i: seen.append(i[0]))
+    learn.model.b.register_forward_pre_hook(lambda m,i: seen.append(i[0]))
+    cb = ManifoldMixup(layers=[])
+    def check(l):
+        for got,x in zip(seen, l.xb): torch.testing.assert_close(got, cb.mix(x))
+        seen.clear()
+    learn.fit(1, cbs=[cb, Probe(after_loss=check, run_valid=False), Probe(order=-9, before_batch=lambda l: seen.clear())])
+    assert names(mixing_sites(Two(), (a[:2],b[:2]))) == ['input','out:input'] or names(mixing_sites(Two(), (a[:2],b[:2]))) == ['input']
+
+@pytest.mark.parametrize('spec,want', [('1',['1']), ('?',list('0123')), ('1.*',['1.0','1.1']), (nn.ReLU,['1.1','2.1']), (-1,['3']), (0,['0']), (lambda m: m[2][0],['2.0']), (lambda m: '2',['2'])])
+def test_get_layers(spec, want):
+    model = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(4,8), nn.ReLU()), nn.Sequential(nn.Linear(8,6), nn.ReLU()), nn.Linear(6,3))
+    assert [n for n,_ in get_layers(model, spec)] == want
+    assert get_layer(model, spec) is dict(model.named_modules())[want[-1]]
+
+def test_the_model_itself(): assert get_layer(m := nn.Linear(3,2)) is m and get_layer(net_ := net(), lambda m: m) is net_
+
+def test_without_a_batch():
+    t = latent_layers(resnet20())
+    assert list(t.columns) == ['type'] and t.type['stage1'] == 'Sequential'
+
+def test_a_layer_with_several_outputs():
+    "The first tensor of what an LSTM returns is taken, and replaced"
+    class Rnn(nn.Module):
+        def __init__(self): super().__init__(); self.rnn,self.fc = nn.LSTM(8,5,batch_first=True),nn.Linear(5,3)
+        def forward(self, x): return self.fc(self.rnn(x.squeeze(1))[0][:,-1])
+    learn,seen = new_learner(model=Rnn()),[]
+    learn.fit(1, cbs=[ManifoldMixup(layers='rnn', input_mixup=False), cb := VarianceRegularizer(layer='rnn'), Probe(after_loss=lambda l: seen.append(cb.term.shape), run_valid=False)])
+    assert seen and all(math.isfinite(v) for v in learn.recorder.terms['cw_vr'])
+
+def test_a_layer_that_is_passed_twice():
+    "Its penalty is the mean over the passes"
+    class Siamese(nn.Module):
+        def __init__(self): super().__init__(); self.enc,self.fc = nn.Sequential(nn.Flatten(), nn.Linear(64,5)),nn.Linear(5,3)
+        def forward(self, x): return self.fc(self.enc(x) - self.enc(2*x))
+    learn,want,got = new_learner(model=Siamese()),[],[]
+    def look(l):
+        with torch.no_grad(): want.append(torch.stack([variance_penalty(l.model.enc(k*l.x)) for k in (1,2)]).mean())
+        got.append(cb.term)
+    learn.fit(1, cbs=[cb := VarianceRegularizer(layer='enc', classwise=False), Probe(after_loss=look, run_valid=False)])
+    torch.testing.assert_close(got, want)
