@@ -1,0 +1,122 @@
+"The papers' networks: shapes, parameters counted by hand, and the layers that callbacks are given."
+import math
+import pytest, torch
+from torch import nn
+from fastai.layers import ConvLayer
+from latentreg_fastai.core import get_layer
+from latentreg_fastai.models import CifarBlock, cnn, mlp, resnet20, resnet32, resnet56, resnet110, small_cnn
+
+RESNETS = {20: resnet20, 32: resnet32, 56: resnet56, 110: resnet110}
+resnets = pytest.mark.parametrize('depth', RESNETS)
+
+def n_params(m): return sum(p.numel() for p in m.parameters())
+def kinds(m): return [type(o).__name__ for o in m.modules() if not list(o.children())]
+def widths(m, *types): return [(o.weight.shape[1], o.weight.shape[0]) for o in m.modules() if isinstance(o, types)]
+def convs(m): return [o for o in m.modules() if isinstance(o, nn.Conv2d)]
+
+@torch.no_grad()
+def shapes(m, x):
+    "The shape of the output of every child of `m`, by name"
+    res = {}
+    for n,o in m.eval().named_children(): res[n] = tuple((x := o(x)).shape)
+    return res
+
+@pytest.mark.parametrize('make,x,n_out', [
+    (mlp, (2,784), 10), (mlp, (2,1,28,28), 10), (lambda: mlp(12, 3, width=7, depth=3), (2,3,2,2), 3),
+    (cnn, (2,3,32,32), 10), (lambda: cnn(1, 100, width=16, size=40), (2,1,40,40), 100),
+    (small_cnn, (2,1,8,8), 10), (small_cnn, (2,1,28,28), 10), (lambda: small_cnn(3, 5, width=9), (2,3,32,32), 5),
+    (resnet20, (2,3,32,32), 10), (lambda: resnet32(7, n_in=1, width=4), (2,1,28,28), 7),
+    (lambda: resnet56(100, width=2), (2,3,16,16), 100), (lambda: resnet110(width=2), (2,3,8,8), 10)])
+def test_output_shape_and_every_parameter_learns(make, x, n_out):
+    m = make()
+    out = m(torch.randn(x))
+    assert out.shape == (x[0],n_out)
+    out.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in m.parameters())
+
+# MLP
+
+def test_mlp_parameters(): assert n_params(mlp()) == 784*100+100 + 4*(100*100+100) + 100*10+10
+
+def test_mlp_layers():
+    m = mlp()
+    assert [n for n,_ in m.named_children()] == list('0123456')
+    assert kinds(m) == ['Flatten'] + ['Linear','ReLU']*5 + ['Linear']          # the output layer gives logits
+    assert shapes(m, torch.randn(3,1,28,28)) == {'0': (3,784), **{k: (3,100) for k in '12345'}, '6': (3,10)}
+    assert (m[:6](torch.randn(3, 784)) >= 0).all()                              # a hidden layer ends after its ReLU
+    assert get_layer(m) is m[6]
+
+@pytest.mark.parametrize('depth', [1, 2, 4])
+def test_mlp_depth_counts_the_output_layer(depth):
+    assert widths(mlp(5, 3, width=8, depth=depth), nn.Linear) == list(zip([5]+[8]*(depth-1), [8]*(depth-1)+[3]))
+
+# CNN
+
+def test_cnn_parameters_of_table_6():
+    conv = lambda i,o: 3*3*i*o + o
+    assert n_params(cnn()) == conv(3,32) + conv(32,64) + conv(64,128) + conv(128,128) + (4*4*128)*128+128 + 128*10+10
+
+def test_cnn_layers_of_table_6():
+    m,conv = cnn(),['Conv2d','ReLU']
+    assert kinds(m) == conv*2 + ['MaxPool2d'] + (conv + ['MaxPool2d'])*2 + ['Flatten','Linear','ReLU','Linear']
+    assert [(c.in_channels,c.out_channels) for c in convs(m)] == [(3,32), (32,64), (64,128), (128,128)]
+    assert all(c.kernel_size == (3,3) and c.stride == (1,1) and c.padding == (1,1) for c in convs(m))
+    assert [s[2:] for s in shapes(m, torch.randn(2,3,32,32)).values()] == [(32,32)]*2 + [(16,16)]*2 + [(8,8)]*2 + [(4,4)] + [()]*3
+    assert widths(m, nn.Linear) == [(2048,128), (128,10)]
+
+def test_small_cnn_layers():
+    m = small_cnn()
+    assert kinds(m) == ['Conv2d','ReLU']*2 + ['AdaptiveAvgPool2d','Flatten','Linear','ReLU','Linear']
+    assert [s[1:] for s in shapes(m, torch.randn(2,1,8,8)).values()] == [(16,4,4), (32,2,2), (32,2,2), (128,), (64,), (10,)]
+    assert n_params(m) == (9*16+16) + (9*16*32+32) + (128*64+64) + (64*10+10)
+
+# ResNets
+
+def resnet_params(n):
+    "6n+2 layers: a stem, three stages of 2n convolutions, each with a scale and a shift a filter and no bias; a linear layer"
+    conv = lambda i,o: 9*i*o + 2*o
+    return conv(3,16) + 2*n*conv(16,16) + conv(16,32) + (2*n-1)*conv(32,32) + conv(32,64) + (2*n-1)*conv(64,64) + 64*10+10
+
+@resnets
+def test_resnet_parameters(depth):
+    n = n_params(RESNETS[depth]())
+    assert n == resnet_params((depth-2)//6)
+    published = {20: .27, 32: .46, 56: .85, 110: 1.7}[depth]                    # He et al. 2016, Table 6, in millions
+    assert round(n/1e6, 1 if depth == 110 else 2) == published
+
+@resnets
+def test_resnet_layers(depth):
+    m,n = RESNETS[depth](),(depth-2)//6
+    assert len(convs(m)) + 1 == depth and len(widths(m, nn.Linear)) == 1
+    assert [len(m.get_submodule(f'stage{i}')) for i in (1,2,3)] == [n]*3
+    assert all(c.kernel_size == (3,3) and c.bias is None for c in convs(m))
+    assert get_layer(m) is m.fc
+
+def test_resnet_shapes():
+    got = shapes(resnet20(), torch.randn(2,3,32,32))
+    assert got == dict(stem=(2,16,32,32), stage1=(2,16,32,32), stage2=(2,32,16,16), stage3=(2,64,8,8), pool=(2,64,1,1), flat=(2,64),
+                       fc=(2,10))
+
+def test_resnet_starts_from_he_initialisation():
+    m = resnet20()
+    for o in [o for o in [*convs(m), m.fc] if o.weight.numel() > 400]:
+        fan_in = o.weight[0].numel()
+        assert abs(o.weight.std()*math.sqrt(fan_in/2) - 1) < .15
+
+@pytest.mark.parametrize('n_in,n_out,stride,size', [(4,4,1,6), (4,8,2,6), (4,8,2,7), (3,7,2,5), (4,8,1,4), (4,4,2,4)])
+def test_skip_has_no_parameters_and_copies(n_in, n_out, stride, size):
+    block,x = CifarBlock(n_in, n_out, stride),torch.randn(2, n_in, size, size)
+    assert n_params(block) == n_params(ConvLayer(n_in, n_out)) + n_params(ConvLayer(n_out, n_out))
+    skip = block.skip(x)
+    assert skip.shape == (2, n_out, -(-size//stride), -(-size//stride))
+    for n in range(2):
+        for c in range(n_out):
+            for i in range(skip.shape[2]):
+                for j in range(skip.shape[3]): assert skip[n,c,i,j] == (x[n,c,i*stride,j*stride] if c < n_in else 0)
+
+def test_block_adds_the_skip_before_the_last_relu():
+    block,x = CifarBlock(4, 8, 2).eval(),torch.randn(3, 4, 6, 6)
+    last = block.conv2[-1]
+    assert kinds(block.conv1) == ['Conv2d','BatchNorm2d','ReLU'] and kinds(block.conv2) == ['Conv2d','BatchNorm2d']
+    nn.init.zeros_(last.weight); nn.init.constant_(last.bias, .25)              # the branch is now a constant
+    torch.testing.assert_close(block(x), (block.skip(x)+.25).relu())
