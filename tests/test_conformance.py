@@ -1,0 +1,353 @@
+"The contracts of the design, for every callback of the collection. `pytest --all-faults tests/test_conformance.py` runs the whole fault grid."
+import pytest
+from torch.utils._python_dispatch import TorchDispatchMode
+from fastai.callback.core import _events
+from common import *
+
+every = pytest.mark.parametrize('name', CALLBACKS)
+penalties = pytest.mark.parametrize('name', PENALTIES)
+make = lambda name: CALLBACKS[name][0]()
+off  = lambda name: CALLBACKS[name][1]()
+
+@functools.lru_cache(maxsize=None)
+def fitted(name=None, n=2):
+    "The weights after a fit of a new learner with the callback `name`"
+    learn = new_learner()
+    learn.fit_one_cycle(n, 1e-2, cbs=name and make(name))
+    return weights(learn)
+
+def test_every_callback_of_the_collection_is_here():
+    import latentreg_fastai.callback.mixup as a, latentreg_fastai.callback.moments as b
+    made = {type(make(n)).__name__ for n in CALLBACKS}
+    there = {o.__name__ for m in (a,b) for k in m.__all__ if isinstance(o := getattr(m, k), type) and issubclass(o, Callback)}
+    assert there == made
+
+@every
+def test_it_does_something(name): assert not same(fitted(), fitted(name))
+
+# Contracts 2 and 3: nothing is swapped, nothing leaks
+
+FAULTS = [KeyboardInterrupt, RuntimeError, CancelBatchException, CancelBackwardException, CancelStepException, CancelTrainException,
+          CancelValidException, CancelEpochException, CancelFitException]
+EVENTS = [e for e in _events if e != 'after_create' and 'cancel' not in e] + ['after_cancel_batch']
+GRID = [(n,f,e,late,own,order) for n in CALLBACKS for f in FAULTS for e in EVENTS for late in (0,1) for own in (0,1) for order in (-9,1000)]
+SLICE = 29   # shares no factor with the sides of the grid, so the slice meets every value of each
+
+class Fault(Callback):
+    "Raises `exc` at `event`: in the first training batch or epoch, or in a later one"
+    def __init__(self, exc, event, late, order):
+        self.exc,self.order,self.late,self.raised = exc,order,late,False
+        object.__setattr__(self, event, self.fail)
+        if event == 'after_cancel_batch': object.__setattr__(self, 'after_pred', self.cancel)
+    def cancel(self): raise CancelBatchException
+    def fail(self):
+        if self.raised or (self.late and getattr(self, 'train_iter', 0) < 4): return
+        object.__setattr__(self, 'raised', True)
+        raise self.exc('fault')
+
+def case_id(c): return f"{c[0]}-{c[1].__name__}-{c[2]}-{'later' if c[3] else 'first'}-{'learner' if c[4] else 'fit'}-{'after' if c[5] > 0 else 'before'}"
+
+def pytest_generate_tests(metafunc):
+    if 'case' in metafunc.fixturenames:
+        grid = GRID if metafunc.config.getoption('--all-faults') else GRID[::SLICE]
+        metafunc.parametrize('case', grid, ids=case_id)
+
+@pytest.mark.grid
+def test_an_error_anywhere_leaves_nothing(case):
+    name,exc,event,late,own,order = case
+    cb,learn = make(name),new_learner()
+    loss,model,loader = learn.loss_func,learn.model,learn.dls.train
+    if own: learn.add_cb(cb)
+    try: learn.fit_one_cycle(2, 1e-2, cbs=[Fault(exc, event, late, order)] + ([] if own else [cb]))
+    except (exc, *FAULTS[2:]): pass
+    except AttributeError as e: assert 'in `Recorder`' in str(e)   # fastai's own, where an epoch was cancelled before it began
+    assert learn.loss_func is loss and learn.model is model and learn.dls.train is loader
+    if not own: assert not hooks(learn.model) and cb.learn is None and not any(isinstance(c, (LayerCallback,TermRecorder)) for c in learn.cbs)
+    # a pass through the model that is not the learner's own step is that of a network without hooks
+    clean,x = net(),data()[0]
+    clean.load_state_dict(learn.model.state_dict())
+    outs = []
+    for m in (learn.model, clean):
+        m.train(); torch.manual_seed(5)
+        outs.append(m(x))
+    assert torch.equal(*outs)
+    if own: learn.remove_cb(cb)
+    assert not hooks(learn.model)
+    # and the next fits, without the callback and with the same one, are those of a fresh learner
+    restart(learn).fit_one_cycle(2, 1e-2)
+    assert same(weights(learn), fitted())
+    restart(learn).fit_one_cycle(2, 1e-2, cbs=cb)
+    assert same(weights(learn), fitted(name))
+
+@every
+def test_on_the_learner_or_in_the_fit(name):
+    learn = new_learner(cbs=make(name))
+    for _ in range(2):                                   # the same callback in two fits
+        restart(learn).fit_one_cycle(2, 1e-2)
+        assert same(weights(learn), fitted(name))
+    assert not hooks(learn.model)
+
+# Contract 4: only training is touched
+
+@every
+def test_validation_is_untouched(name):
+    seen = []
+    def compare(learn):
+        if learn.training: return
+        clean = net(); clean.load_state_dict(learn.model.state_dict()); clean.eval()
+        seen.append(torch.equal(clean(learn.x), learn.pred))
+    learn = new_learner(cbs=make(name))
+    learn.fit(2, 1e-2, cbs=Probe(after_pred=compare))
+    assert seen and all(seen)
+    preds,_ = learn.get_preds()
+    result = learn.validate()
+    learn.remove_cbs(LayerCallback)
+    assert torch.equal(preds, learn.get_preds()[0]) and list(learn.validate()) == list(result)
+
+# Contract 5: off means off
+
+@penalties
+def test_weight_zero_is_no_callback(name):
+    learn = new_learner()
+    learn.fit_one_cycle(2, 1e-2, cbs=off(name))
+    assert same(weights(learn), fitted())
+
+@penalties
+def test_nothing_is_computed_while_the_weight_is_zero(name):
+    cb,called = make(name),[]
+    cb.weight = lambda pct: 0. if pct < .5 else 1.
+    penalty = cb.penalty
+    object.__setattr__(cb, 'penalty', lambda z,*yb: called.append(cb.learn.epoch) or penalty(z, *yb))
+    learn = new_learner()
+    learn.fit(2, 1e-2, cbs=cb)
+    assert set(called) == {1} and len(called) == 3
+    terms = learn.recorder.terms[cb.term_name]
+    assert [math.isnan(t) for t in terms] == [True]*3 + [False]*3
+
+@penalties
+def test_a_schedule_is_followed(name):
+    for sched in (SchedCos(0.,1.), combine_scheds([.5,.5], [SchedLin(0.,2.), SchedCos(2.,1.)])):
+        cb,got,want = make(name),[],[]
+        cb.weight = sched
+        learn = new_learner()
+        def look(learn):
+            if cb.term is None: return
+            got.append(learn.loss_grad.item()); want.append((learn.loss + sched(learn.pct_train)*cb.term).item())
+        learn.fit(2, 1e-2, cbs=[cb, Probe(after_loss=look, order=5, run_valid=False)])
+        close(got, want, eps=1e-6)
+        assert len(got) >= 5
+
+# Contract 6: same seed, same batches
+
+@every
+def test_order_of_samples_and_global_random_state(name):
+    seen = {}
+    for n in (None, name):
+        learn,batches = new_learner(),[]
+        learn.fit(2, 1e-2, cbs=[Probe(order=-8, before_batch=lambda l: batches.append(l.x.clone()))] + L(n and make(n)))
+        seen[n] = batches,random_state()
+    assert all(torch.equal(a, b) for a,b in zip(seen[None][0], seen[name][0])) and len(seen[None][0]) == len(seen[name][0])
+    assert seen[None][1] == seen[name][1]
+
+@every
+def test_save_load_resume(name, tmp_path):
+    class Cut(Callback):
+        def before_epoch(self):
+            if self.epoch == 2: raise CancelFitException
+    new_learner(path=tmp_path).fit_one_cycle(4, 1e-2, cbs=[make(name), TrainingSaver('run'), Cut()])
+    learn = new_learner(path=tmp_path, seed=7)
+    set_seed(123)
+    learn.load_training('run', cbs=make(name)).fit_one_cycle(4, 1e-2, cbs=make(name), start_epoch=2)
+    assert same(weights(learn), fitted(name, 4))
+
+# Contract 7: no loop over classes or samples, no wait for the device
+
+class Ops(TorchDispatchMode):
+    "Counts the operations of the training steps"
+    def __init__(self): super().__init__(); self.counts = Counter()
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name == 'index' and any(i is not None and i.dtype in (torch.bool,torch.uint8) for i in args[1]): name = 'index by mask'
+        self.counts[name] += 1
+        return func(*args, **(kwargs or {}))
+
+def step_ops(cb, n_classes=3, n=24):
+    "The operations of the second and later batches of an epoch"
+    dls = tensor_dls(data(3*n, n_classes), data(12, n_classes, seed=1), bs=n, vocab=list(range(n_classes)), device='cpu')
+    model = net(); model[-1] = nn.Linear(8, n_classes)
+    learn,ops = new_learner(dls=dls, model=model),Ops()
+    def begin(learn):
+        if learn.iter == 1: ops.__enter__()
+    def end(learn):
+        if learn.iter == 2: ops.__exit__(None, None, None)
+    learn.fit(1, 1e-2, cbs=L(cb) + [Probe(order=-9, run_valid=False, before_batch=begin), Probe(run_valid=False, after_batch=end)])
+    return ops.counts
+
+WAITS = ('_local_scalar_dense','nonzero','masked_select','index by mask','_unique2','unique_dim','item','is_nonzero','equal')
+
+@every
+def test_no_step_waits_for_the_device(name):
+    base,mine = step_ops(None),step_ops(make(name))
+    assert {k: mine[k] for k in WAITS} == {k: base[k] for k in WAITS}
+
+@every
+def test_work_does_not_grow_with_classes_or_samples(name):
+    ops = lambda *args: sum(step_ops(make(name), *args).values()) - sum(step_ops(None, *args).values())
+    if 'ManifoldMixup' in name: few,many = sorted([ops(3, 24), ops(20, 60)]); assert few > 0 and many < few + 12   # the layer is drawn
+    else: assert ops(3, 24) == ops(20, 60) > 0
+
+# Contract 8: float32 or better
+
+class Autocast(Callback):
+    "bfloat16 on a CPU at the events where fastai's `MixedPrecision`, which is for CUDA only, enters and leaves"
+    order = MixedPrecision.order
+    def before_batch(self): self.ctx = torch.autocast('cpu', torch.bfloat16); self.ctx.__enter__()
+    def after_pred(self): self.learn.pred = to_float(self.pred)
+    def after_loss(self): self.ctx.__exit__(None, None, None)
+
+@every
+def test_bf16_autocast(name):
+    cb,learn,seen = make(name),new_learner(),[]
+    linear = learn.model[4][0]
+    h = linear.register_forward_hook(lambda m,i,o: seen.append(o.dtype) if learn.training else None)
+    terms = Probe(after_loss=lambda l: seen.append(cb.term.dtype), order=11, run_valid=False)
+    learn.fit(2, 1e-2, cbs=[cb, Autocast()] + [terms]*isinstance(cb, LatentCallback))
+    h.remove()
+    assert torch.bfloat16 in seen and set(seen) <= {torch.bfloat16, torch.float32}
+    assert all(v.isfinite().all() for v in weights(learn).values())
+    if isinstance(cb, LatentCallback): assert torch.float32 in seen and all(map(math.isfinite, learn.recorder.terms[cb.term_name]))
+
+@every
+def test_float64_stays(name):
+    x,y = data()
+    learn,seen = new_learner(dls=tensor_dls((x.double(),y), (x.double(),y), bs=8, device='cpu'), model=net().double()),[]
+    cb = make(name)
+    learn.fit(1, 1e-2, cbs=[cb, Probe(run_valid=False, after_loss=lambda l: seen.append((cb.term if isinstance(cb, LatentCallback) else l.pred).dtype))])   # the loss itself is cast by fastai
+    assert set(seen) == {torch.float64}
+
+# Contract 11: what is added is visible
+
+@every
+def test_columns(name):
+    cb,rows = make(name),[]
+    learn = new_learner()
+    plain = learn.validate()
+    learn.add_cb(cb)
+    assert list(learn.validate()) == list(plain)
+    learn.logger = lambda row: rows.append(list(row))
+    learn.fit(2, 1e-2)
+    names,values = learn.recorder.metric_names,learn.recorder.values
+    assert names[:4] == ['epoch','train_loss','valid_loss','accuracy'] and names[-1] == 'time'
+    assert all(len(r) == len(names) for r in rows) and all(len(v) == len(names)-2 for v in values)
+    if not isinstance(cb, LatentCallback): assert len(names) == 5; return
+    assert names[4] == cb.term_name
+    terms = learn.recorder.terms[cb.term_name]
+    assert len(terms) == len(learn.recorder.losses) == 6
+    close([v[-1] for v in values], [np.mean(terms[:3]), np.mean(terms[3:])], eps=1e-5)
+    assert len(learn.validate()) == len(plain)
+
+@every
+def test_two_of_a_kind(name):
+    a,b,learn = make(name),make(name),new_learner()
+    learn.add_cbs([a,b])
+    assert a.name != b.name and getattr(learn, a.name) is a and getattr(learn, b.name) is b
+    if isinstance(a, LatentCallback):
+        learn.fit(1, 1e-2)
+        assert a.term_name != b.term_name
+        one,two = (learn.recorder.terms[c.term_name] for c in (a,b))
+        close(one, two)
+    learn.remove_cbs([a,b])
+    assert not any(isinstance(c, (LayerCallback,TermRecorder)) for c in learn.cbs) and not hasattr(learn, a.name)
+
+# Beside fastai's own
+
+@every
+def test_lr_find(name):
+    learn = new_learner(cbs=make(name))
+    before = weights(learn)
+    with tempfile.TemporaryDirectory() as d:
+        learn.path = Path(d)
+        assert learn.lr_find(num_it=20, show_plot=False).valley > 0
+    assert same(weights(learn), before) and not hooks(learn.model)
+
+@every
+def test_export_and_load_learner(name, tmp_path):
+    learn = new_learner(cbs=make(name), path=tmp_path)
+    learn.fit(1, 1e-2)
+    preds,_ = learn.get_preds()
+    learn.export('m.pkl')
+    loaded = load_learner(tmp_path/'m.pkl')
+    dl = learn.dls.valid
+    assert torch.equal(loaded.get_preds(dl=dl)[0], preds)
+    assert any(isinstance(c, type(make(name))) for c in loaded.cbs)
+    loaded.dls,loaded.opt = learn.dls,None              # the callback goes on working in the loaded learner
+    restart(loaded).fit_one_cycle(2, 1e-2)
+    assert same(weights(loaded), fitted(name))
+
+@every
+def test_gradient_accumulation(name):
+    "The term is divided with the loss: the gradient of a step is the mean over its batches of the gradient of what each batch's loss was"
+    learn,parts,got = new_learner(),[],[]
+    params = list(learn.model.parameters())
+    grad = lambda l: parts.append([torch.zeros_like(p) if g is None else g for p,g in zip(params, torch.autograd.grad(l.loss_grad, params, retain_graph=True, allow_unused=True))])
+    step = lambda l: got.append([p.grad.clone() for p in params])
+    probes = [Probe(order=5, run_valid=False, after_loss=grad), Probe(order=6.5, run_valid=False, before_step=step)]
+    learn.fit(2, 1e-2, cbs=[make(name), GradientAccumulation(n_acc=24), *probes])
+    assert len(parts) == 6 and len(got) == 2
+    for i,mine in enumerate(got):
+        for gs in zip(mine, *parts[3*i:3*i+3]): torch.testing.assert_close(gs[0], sum(gs[1:])/3, rtol=1e-4, atol=1e-6)
+
+@every
+def test_gradient_clip(name):
+    learn,norms = new_learner(),[]
+    norm = lambda l: norms.append(torch.stack([p.grad.norm() for p in l.model.parameters()]).norm().item())
+    learn.fit(1, 1e-2, cbs=[make(name), GradientClip(.01), Probe(run_valid=False, before_step=norm)])
+    assert len(norms) == 3 and max(norms) <= .0101
+
+@every
+def test_channels_last(name):
+    learn = new_learner()
+    learn.fit_one_cycle(2, 1e-2, cbs=[make(name), ChannelsLast()])
+    for k,v in weights(learn).items(): torch.testing.assert_close(v, fitted(name)[k], rtol=1e-2, atol=1e-3)
+
+@penalties
+def test_beside_mixup(name):
+    learn = new_learner()
+    loss = learn.loss_func
+    learn.fit(2, 1e-2, cbs=[MixUp(), make(name)])
+    assert learn.loss_func is loss and all(map(math.isfinite, first(learn.recorder.terms.values())))
+
+@every
+def test_two_callbacks_together(name):
+    "Each adds what it would: the terms of both are there, in whatever order they were given"
+    res = []
+    for flip in (False,True):
+        learn,cbs = new_learner(),[make(name), ActivationL1(.5, layer='2')]
+        learn.fit_one_cycle(2, 1e-2, cbs=cbs[::-1] if flip else cbs)
+        assert not hooks(learn.model)
+        res.append(weights(learn))
+    assert not same(res[0], fitted(name))
+    for k in res[0]: torch.testing.assert_close(res[0][k], res[1][k], rtol=1e-3, atol=1e-5)
+
+@every
+def test_activation_checkpointing(name):
+    "The layers are run again in the backward pass, and must be mixed again"
+    class Checkpointed(nn.Sequential):
+        def forward(self, x):
+            for m in self: x = torch.utils.checkpoint.checkpoint(m, x, use_reentrant=False) if self.training else m(x)
+            return x
+    res = []
+    for cls in (nn.Sequential,Checkpointed):
+        set_seed(3)
+        model = cls(*[m for m in net() if not isinstance(m, nn.Dropout)])
+        learn = new_learner(model=model)
+        model[0][1].momentum = 0.                        # running statistics would be updated twice
+        learn.fit(2, 1e-2, cbs=make(name))
+        res.append(weights(learn))
+    for k in res[0]:
+        if 'num_batches' not in k: torch.testing.assert_close(res[0][k], res[1][k], rtol=1e-4, atol=1e-6)
+
+@every
+def test_data_parallel_is_refused(name):
+    learn = new_learner(model=nn.DataParallel(net()))
+    with pytest.raises(ValueError, match='DataParallel'): learn.fit(1, 1e-2, cbs=make(name))
