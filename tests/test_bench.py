@@ -1,0 +1,101 @@
+"The runner, the suites and the command."
+import pytest, subprocess, sys
+from common import *
+from latentreg_fastai.bench import *
+from latentreg_fastai import bench
+
+RUN = dict(data='digits', data_args=dict(n_train=100, n_valid=100), net='small_cnn', net_args={}, method='cw-VR', args=dict(weight=1.), seed=0, epochs=2, lr=1e-2)
+
+def test_every_callback_has_a_name_in_the_runner():
+    made = {type(f()).__name__ for m,f in methods.items() if f and m != 'MixUp'}
+    import latentreg_fastai.all as everything
+    there = {n for n,o in vars(everything).items() if isinstance(o, type) and issubclass(o, LayerCallback) and o.__module__.startswith('latentreg_fastai.callback')}
+    assert made == there
+
+def test_a_broken_line_is_done_again(tmp_path):
+    f = tmp_path/'r.jsonl'
+    recs = run_all([RUN], f)
+    whole = f.read_text()
+    f.write_text(whole + whole[:50])                      # cut off in the middle of a write
+    assert len(read_records(f)) == 1
+    again = run_all([RUN, {**RUN, 'seed': 1}], f)
+    assert again[0] == recs[0] and len(read_records(f)) == 2 and f.read_text().startswith(whole)
+
+def test_nothing_is_done_twice(tmp_path, monkeypatch):
+    f,calls = tmp_path/'r.jsonl',[]
+    one = bench.one_run
+    monkeypatch.setattr(bench, 'one_run', lambda r: calls.append(r['seed']) or one(r))
+    run_all([RUN], f); run_all([{**RUN, 'seed': 2}, RUN], f)
+    assert calls == [0,2]
+
+def test_stopped_and_gone_on(tmp_path, monkeypatch):
+    "Ctrl-C in the third of four runs: two records, and the other two after a restart"
+    f,n,one = tmp_path/'r.jsonl',[],bench.one_run
+    def sometimes(r):
+        n.append(r)
+        if len(n) == 3: raise KeyboardInterrupt
+        return one(r)
+    monkeypatch.setattr(bench, 'one_run', sometimes)
+    runs = [{**RUN, 'seed': s} for s in range(4)]
+    with pytest.raises(KeyboardInterrupt): run_all(runs, f)
+    assert [r['seed'] for r in read_records(f)] == [0,1]
+    assert [r['seed'] for r in run_all(runs, f)] == [0,1,2,3] and len(n) == 5
+
+def rec(method, seed, error, nll=1., step_ms=2., **args): return dict(method=method, seed=seed, error=error, nll=nll, step_ms=step_ms, args=args)
+
+def test_summary_is_paired():
+    t = summary([rec('baseline', 0, 10.), rec('baseline', 1, 20.), rec('VR', 1, 18., step_ms=3., weight=1.), rec('VR', 0, 11., nll=.5, step_ms=2.2, weight=1.)])
+    assert (t.error['VR'],t.gain['VR'],t.wins['VR'],t.nll_wins['VR']) == (14.5,.5,1,1)
+    close([t.gain_sd['VR'],t.time['VR']], [np.std([-1,2], ddof=1),1.3], eps=1e-9)
+    assert 'weight=1' in show_table(t)['arguments']['VR'] and '1 of 2' in show_table(t)['wins']['VR']
+
+def test_a_suite_chooses_on_the_validation_split(monkeypatch):
+    "The best on validation is taken, whatever the test set says; the stages share no seed and no data"
+    s = Suite(dict(data='mnist', data_args=dict(n_train=1000), net='mlp', net_args={}, epochs=1), (1e-3,1e-2), {'VR': ('weight',(.1,1.))}, 500, range(100,102), range(3))
+    asked = []
+    def fake(runs, *args):
+        asked.extend(runs)
+        good = lambda r: (r['lr'] == 1e-2) + (r['args'].get('weight') == .1)
+        return [{**r, 'error': 10.-good(r) if r['stage'] != 'test' else good(r), 'nll': 1.} for r in runs]
+    monkeypatch.setattr(bench, 'run_all', fake)
+    s.bench('nowhere')
+    test = [r for r in asked if r['stage'] == 'test']
+    assert {r['lr'] for r in test} == {1e-2} and {r['args'].get('weight') for r in test} == {None,.1}
+    assert all('n_valid' in r['data_args'] for r in asked if r not in test) and not any('n_valid' in r['data_args'] for r in test)
+    assert {r['seed'] for r in test} == {0,1,2} and {r['seed'] for r in asked if r not in test} == {100,101}
+
+# The command
+
+def command(*args): return subprocess.run([sys.executable, '-W', 'ignore', '-c', 'from latentreg_fastai.bench import main; main()', *map(str, args)], capture_output=True, text=True)
+
+def test_demo(tmp_path):
+    out = tmp_path/'out'
+    small = ('demo', '--methods', 'baseline', 'cw-VR', '--seeds', 2, '--out', out)
+    p = command(*small)
+    assert p.returncode == 0, p.stderr
+    table = pd.read_csv(out/'demo.csv').set_index('method')
+    assert list(table.index) == ['baseline','cw-VR'] and (table.seeds == 2).all() and table.error.between(0, 60).all()
+    with Image.open(out/'demo.png') as im: assert im.width > 500
+    assert all(w in p.stdout for w in ('error %','NLL','time a step','cw-VR','left out: ManifoldMixup'))
+    again = command(*small)
+    assert again.returncode == 2 and '--force' in again.stderr and 'demo.csv' in again.stderr
+    before = (out/'demo.csv').stat().st_mtime_ns
+    assert command(*small, '--force').returncode == 0 and (out/'demo.csv').stat().st_mtime_ns > before
+
+def test_demo_has_everything_that_fits():
+    assert {r['method'] for r in demo_runs()} == set(methods) - {'MixUp'}
+    assert {r['seed'] for r in demo_runs()} == {0,1,2}
+
+@pytest.mark.parametrize('args,said', [(('demo','--methods','Dropout'), ['unknown method Dropout','ManifoldMixup','cw-VR']), (('demo','--seeds','0'), ['--seeds must be 1 or more']),
+                                       (('bench','imagenet'), ['imagenet','mnist-1k']), ((), ['required'])])
+def test_wrong_words(args, said):
+    p = command(*args)
+    assert p.returncode == 2 and all(s in p.stderr for s in said), p.stderr
+
+def test_help():
+    p = command('demo', '--help')
+    assert p.returncode == 0 and all(s in p.stdout for s in ('--out','--force','--methods','--seeds','demo.csv','no download'))
+
+def test_speed():
+    t = speed(['cw-VR'], rounds=1, settings=['MLP, batch 100, TensorDL'])
+    assert list(t.index) == ['baseline again','cw-VR','baseline, ms a step'] and (t > 0).all().all()

@@ -1,0 +1,120 @@
+"What is installed: the metadata of the wheel, one import for users, modules in step with notebooks, notebooks fit to be published."
+import email, importlib, json, os, re, shutil, subprocess, sys, zipfile
+from configparser import ConfigParser
+from pathlib import Path
+import pytest
+from packaging.requirements import Requirement
+import latentreg_fastai
+
+HERE = Path(__file__).resolve().parents[1]
+SOURCES = ['pyproject.toml', 'settings.ini', 'setup.py', 'README.md', 'LICENSE', 'MANIFEST.in', 'latentreg_fastai', 'nbs']
+NOTEBOOKS = sorted((HERE/'nbs').rglob('*.ipynb'))
+
+cfg = ConfigParser()
+cfg.read(HERE/'settings.ini', encoding='utf8')
+cfg = cfg['DEFAULT']
+
+def copy(to):
+    "The sources, without what tests, builds and editors leave"
+    to.mkdir()
+    for o in [HERE/o for o in SOURCES if (HERE/o).exists()]:
+        if o.is_file(): shutil.copy(o, to)
+        else: shutil.copytree(o, to/o.name, ignore=shutil.ignore_patterns('__pycache__', '.*'))
+    return to
+
+def run(cwd, *cmd):
+    res = subprocess.run(cmd, cwd=cwd, capture_output=True, text=True, env={**os.environ, 'PYTHONWARNINGS': 'ignore'})
+    assert res.returncode == 0, f"{' '.join(map(str, cmd))}\n{res.stdout[-3000:]}\n{res.stderr[-3000:]}"
+
+def modules(root): return {p.relative_to(root).as_posix(): p.read_text(encoding='utf8') for p in root.rglob('*.py')}
+
+# The wheel
+
+def build(kind, src, out):
+    "One file, built as for a release but with the tools that are here"
+    run(out.parent, sys.executable, '-m', 'build', f'--{kind}', '--no-isolation', '-o', out, src)
+    file, = out.iterdir()
+    return file
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    tmp = tmp_path_factory.mktemp('wheel')
+    return zipfile.ZipFile(build('wheel', copy(tmp/'src'), tmp/'dist'))
+
+def info(wheel, name): return wheel.read(next(n for n in wheel.namelist() if n.endswith(f'.dist-info/{name}'))).decode()
+
+def test_version_is_said_once(wheel):
+    assert cfg['version'] == latentreg_fastai.__version__ == email.message_from_string(info(wheel, 'METADATA'))['Version']
+
+def test_wheel_metadata(wheel):
+    meta = email.message_from_string(info(wheel, 'METADATA'))
+    assert meta['Name'] == cfg['lib_name'] and meta['Summary'] == cfg['description']
+    assert meta['Requires-Python'] == f">={cfg['min_python']}" and meta.get_all('Provides-Extra') == ['dev']
+    got = [Requirement(o) for o in meta.get_all('Requires-Dist')]
+    plain = lambda reqs: sorted(f'{o.name}{o.specifier}' for o in reqs)
+    want = lambda key: plain(map(Requirement, cfg[key].split()))
+    assert plain(o for o in got if o.marker is None) == want('requirements')
+    assert plain(o for o in got if o.marker and str(o.marker) == 'extra == "dev"') == want('dev_requirements')
+    assert len(got) == len((cfg['requirements']+' '+cfg['dev_requirements']).split())       # and nothing else
+
+def test_the_command_is_there(wheel):
+    points = ConfigParser()
+    points.read_string(info(wheel, 'entry_points.txt'))
+    name,_,target = cfg['console_scripts'].partition('=')
+    assert dict(points['console_scripts']) == {name: target} and name == 'latentreg'
+    module,_,f = target.partition(':')
+    assert callable(getattr(importlib.import_module(module), f))
+
+def test_wheel_holds_the_package_and_nothing_else(wheel):
+    inside = {n for n in wheel.namelist() if '.dist-info/' not in n}
+    assert inside == {f'latentreg_fastai/{n}' for n in modules(HERE/'latentreg_fastai')}
+
+def test_a_wheel_can_be_built_from_the_source_distribution(tmp_path):
+    "What pip does where it finds no wheel: setup.py must find settings.ini there"
+    sdist = build('sdist', copy(tmp_path/'src'), tmp_path/'sdist')
+    shutil.unpack_archive(sdist, tmp_path/'unpacked', filter='data')
+    src, = (tmp_path/'unpacked').iterdir()
+    assert build('wheel', src, tmp_path/'dist').name.startswith(f"{cfg['lib_name']}-{cfg['version']}-")
+
+# Names
+
+NAMES = """variance_penalty covariance_penalty classwise_variance_penalty classwise_covariance_penalty activation_l1
+    LatentCallback get_layer latent_layers ManifoldMixup VarianceRegularizer CovarianceRegularizer ActivationL1
+    digits_dls mnist_dls cifar10_dls TensorDL mlp cnn resnet20 resnet32 resnet56 resnet110 small_cnn""".split()
+
+@pytest.mark.parametrize('modules', [['latentreg_fastai.all'], ['fastai.vision.all','latentreg_fastai.all']], ids=len)
+def test_one_import_gives_all(modules):
+    names = {}
+    for m in modules: exec(f'from {m} import *', names)
+    assert not [n for n in NAMES if n not in names]
+    assert all(names[n].__module__.startswith('latentreg_fastai.') for n in NAMES)          # fastai and torchvision have names like these
+
+def test_names_can_be_imported_one_by_one():
+    from latentreg_fastai import all
+    assert not [n for n in NAMES if not hasattr(all, n)]
+
+# Notebooks
+
+def test_modules_are_in_step_with_notebooks(tmp_path):
+    lib = copy(tmp_path/'src')/'latentreg_fastai'
+    made = [p for p in lib.rglob('*.py') if 'AUTOGENERATED' in p.read_text(encoding='utf8')]
+    assert len(made) > 5
+    for p in made: p.unlink()                                                               # a module without a notebook does not come back
+    run(tmp_path/'src', sys.executable, '-c', 'from nbdev.doclinks import nbdev_export; nbdev_export()')
+    ours,exported = modules(HERE/'latentreg_fastai'),modules(lib)
+    differ = sorted(n for n in ours.keys() | exported.keys() if ours.get(n) != exported.get(n))
+    assert not differ, f'{differ} differ from what the notebooks export: change the notebooks, then run nbdev-export'
+
+def texts(o):
+    "All text that an output shows; pictures are left out"
+    if 'text' in o: yield ''.join(o['text'])
+    for kind,v in o.get('data', {}).items():
+        if not kind.startswith('image/') or kind == 'image/svg+xml': yield ''.join(v) if isinstance(v, (str,list)) else json.dumps(v)
+
+@pytest.mark.parametrize('nb', NOTEBOOKS, ids=lambda p: p.name)
+def test_notebook_is_clean(nb):
+    for i,cell in enumerate(json.loads(nb.read_text(encoding='utf8'))['cells']):
+        for o in cell.get('outputs', []):
+            assert o['output_type'] != 'error', f"{nb.name}, cell {i}: {o['ename']}: {o['evalue']}"
+            path = next((m for t in texts(o) if (m := re.search(r'(?<![\w.])/(home|root|opt|work|tmp|usr)/\S*', t))), None)
+            assert not path, f'{nb.name}, cell {i} shows a path of the machine it ran on: {path[0]}'
