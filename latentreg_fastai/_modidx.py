@@ -202,6 +202,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'latentreg_fastai.core._Quick.__call__': ('core.html#_quick.__call__', 'latentreg_fastai/core.py'),
                                        'latentreg_fastai.core._Quick.__setattr__': ( 'core.html#_quick.__setattr__',
                                                                                      'latentreg_fastai/core.py'),
+                                       'latentreg_fastai.core._Quick.training': ('core.html#_quick.training', 'latentreg_fastai/core.py'),
                                        'latentreg_fastai.core._Record': ('core.html#_record', 'latentreg_fastai/core.py'),
                                        'latentreg_fastai.core._Record.__init__': ('core.html#_record.__init__', 'latentreg_fastai/core.py'),
                                        'latentreg_fastai.core._check_number': ('core.html#_check_number', 'latentreg_fastai/core.py'),

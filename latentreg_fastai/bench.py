@@ -125,13 +125,13 @@ def _quiet_run(run, jobs=1):
         warnings.simplefilter('ignore')
         return one_run(run)
 
-# %% ../nbs/30_bench.ipynb #e29f052d
+# %% ../nbs/30_bench.ipynb #b747cc4f
 def summary(
     records:list, # Records of runs that differ in method and seed only
 )->pd.DataFrame: # A row for each method: error % (mean, standard deviation), nll, paired gain over the baseline in points, wins of seeds, step time relative to the baseline
-    "Methods side by side, in the order in which they come"
+    "Methods side by side, in the order of `methods`"
     df = pd.DataFrame(records)
-    by = {m: g.set_index('seed') for m,g in df.groupby('method', sort=False)}
+    by = {m: df[df.method == m].set_index('seed') for m in [*methods, *df.method] if m in set(df.method)}
     base,rows = by.get('baseline'),[]
     for m,g in by.items():
         row = dict(method=m, args=', '.join(f'{k}={v:g}' for k,v in g.args.iloc[0].items()), error=g.error.mean(), error_sd=g.error.std(ddof=1), nll=g.nll.mean(), nll_sd=g.nll.std(ddof=1), seeds=len(g))
@@ -235,25 +235,25 @@ def demo_runs(
             for s in range(seeds) for m in names or demo_methods]   # in turn, so that a machine that slows down slows all
 demo_methods = [m for m in methods if m != 'MixUp']
 
-# %% ../nbs/30_bench.ipynb #ce008888
+# %% ../nbs/30_bench.ipynb #7ce6e52e
 def speed_settings()->dict: # Name: function that gives the training loader and the network
     "What `latentreg speed` times"
     x,y = torch.randn(6000, 1, 28, 28), torch.randint(0, 10, (6000,))
-    img,lab = torch.randn(128*6, 3, 32, 32), torch.randint(0, 10, (128*6,))
+    img,lab = torch.randn(128*10, 3, 32, 32), torch.randint(0, 10, (128*10,))
     small = dict(bs=100, shuffle=True, drop_last=True, num_workers=0)
     return {'MLP, batch 100, collated':  lambda: (TfmdDL(torch.utils.data.TensorDataset(x, y), **small), mlp()),
             'MLP, batch 100, TensorDL':  lambda: (TensorDL((x, y), **small), mlp()),
             'ResNet-20, batch 128':      lambda: (TensorDL((img, lab), bs=128, shuffle=True), resnet20())}
 
 class StepTimer(Callback):
-    "The mean seconds of a training step, without the first three"
+    "The median seconds of a training step, without the first three (in the first of a fit `ManifoldMixup` looks for its layers)"
     order,run_valid = 100,False
     def before_fit(self): self.times = []
     def after_batch(self):
         if default_device().type == 'cuda': torch.cuda.synchronize()
         self.times.append(time.perf_counter())
     @property
-    def seconds(self): return (self.times[-1]-self.times[2])/(len(self.times)-3)
+    def seconds(self): return float(np.median(np.diff(self.times[2:])))
 
 def speed(
     names=None, # Methods; by default all
@@ -266,13 +266,12 @@ def speed(
     bar = progress_bar(range(rounds*len(todo)))
     ticks = iter(bar)
     for setting,make in todo.items():
-        ratios = {m: [] for m in ('baseline again',*names)}
+        seconds = []
         for _ in range(rounds):
             next(ticks, None)
-            seconds = {m: _step_seconds(make, m) for m in ('baseline',*ratios)}
-            for m in ratios: ratios[m].append(seconds[m]/seconds['baseline'])
-        res[setting] = {m: float(np.median(r)) for m,r in ratios.items()}
-        res[setting]['baseline, ms a step'] = seconds['baseline']*1e3
+            seconds.append({m: _step_seconds(make, m) for m in ('baseline','baseline again',*names)})
+        df = pd.DataFrame(seconds)
+        res[setting] = {**df.div(df.baseline, axis=0).median().drop('baseline'), 'baseline, ms a step': df.baseline.median()*1e3}
     next(ticks, None)
     return pd.DataFrame(res)
 
@@ -315,14 +314,14 @@ def _speed(args, error):
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
         write_record(args.out, dict(ratios=table.to_dict(), rounds=args.rounds, threads=torch.get_num_threads(), machine=platform.machine(), versions=versions()))
 
-# %% ../nbs/30_bench.ipynb #986cedbc
+# %% ../nbs/30_bench.ipynb #e1157d6b
 def main(argv=None):
     "The command `latentreg`"
     ap = argparse.ArgumentParser('latentreg', description='fastai callbacks that regularise what a network represents')
     ap.add_argument('--version', action='version', version=latentreg_fastai.__version__)
     sub = ap.add_subparsers(dest='command', required=True)
     known = ', '.join(methods)
-    def command(name, f, doc, **kwargs):
+    def command(name, f, doc):
         p = sub.add_parser(name, help=doc, description=doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         p.set_defaults(f=f, error=p.error)
         return p

@@ -251,9 +251,12 @@ def _unique(name, taken):
     "`name`, with a number behind it if it is taken"
     return next(n for n in itertools.chain([name], (f'{name}_{i}' for i in itertools.count(2))) if n not in taken)
 
-# %% ../nbs/01_core.ipynb #574f3c5c
+# %% ../nbs/01_core.ipynb #4918fd03
 class _Quick(Callback):
     "A callback that costs nothing at the events it does not have"
+    @property
+    def training(self): return self.learn.training       # asked at every event; fastai's way to it is ten times longer
+
     def __call__(self, event_name):
         if event_name == 'after_fit' or hasattr(type(self), event_name) or event_name in self.__dict__: return super().__call__(event_name)
 
