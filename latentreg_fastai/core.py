@@ -26,7 +26,7 @@ def _layer_names(model, near=None, most=40):
     more = f', … ({len(names)-most} more: see `latent_layers(model)`)' if len(names) > most else ''
     return f"did you mean {close}? " * bool(close) + f"the layers are {', '.join(names[:most])}{more}"
 
-# %% ../nbs/01_core.ipynb #7ebe502d
+# %% ../nbs/01_core.ipynb #96753b9d
 def get_layers(
     model:nn.Module, # The network
     layer=None, # Name (`'4.1'`, `'layer3'`), glob (`'layer*'`), module, type, index of a child, or function of the model
@@ -39,7 +39,8 @@ def get_layers(
     elif isinstance(layer, type):     found = [(n,m) for n,m in mods.items() if isinstance(m, layer)]
     elif isinstance(layer, str):      found = [(n,m) for n,m in mods.items() if n and (n == layer or fnmatchcase(n, layer))]
     elif isinstance(layer, int):      found = [c for i,c in enumerate(children) if layer in (i, i-len(children))]
-    elif callable(layer):             return get_layers(model, layer(model))
+    elif callable(layer) and (named := layer(model)) is not None: return get_layers(model, named)
+    elif callable(layer): raise ValueError(f'{layer!r} returned None where a layer of the model was needed')
     else: raise TypeError(f"a layer is a name, a glob, a module, a type, an index or a function of the model, not {layer!r}")
     if found: return found
     what = ('there is no nn.Linear, so `layer` must be given' if layer is None else
@@ -191,7 +192,7 @@ def _hidden_layers(recs):
         if since is not None and r.out: since.append(r)
     return found
 
-# %% ../nbs/01_core.ipynb #f3c42ebb
+# %% ../nbs/01_core.ipynb #f6e4cfe6
 def mixing_sites(
     model:nn.Module, # The network
     xb:tuple, # A batch of inputs
@@ -212,7 +213,7 @@ def mixing_sites(
         ends = _stages(recs)
         if layers == 'first' and any(len(r.shape) > 2 for r in ends): ends = ends[:2]
         res += [Site(r.name, r.module) for r in ends]
-    else: res += [s for l in listify(layers) for s in Site.all(model, l)]
+    else: res += [s for l in (layers if is_listy(layers) else [layers]) for s in Site.all(model, l)]
     res = list({str(s): s for s in res}.values())
     if not res: raise ValueError(f"no layer was found where all of the signal passes: give `layers`; {_layer_names(_unwrap(model))}")
     return res

@@ -120,3 +120,5 @@ def test_other_callbacks_when_going_on(tmp_path):
     raises(["['counter_']", 'cbs'], lambda: new_learner(path=tmp_path).load_training('training'))
     new_learner(path=tmp_path).load_training('training', cbs=(d := Counter_()))
     assert d.n == c.n == 8
+
+def test_a_function_that_finds_no_layer(): raises(['VarianceRegularizer', 'returned None'], lambda: new_learner().fit(1, cbs=VarianceRegularizer(layer=lambda m: None)))

@@ -130,3 +130,11 @@ def test_learn_loss_is_the_mixed_loss():
     def look(l): both.append((l.loss.item(), l.loss_grad.item(), (cb.lam*F.cross_entropy(l.pred, l.y) + (1-cb.lam)*F.cross_entropy(l.pred, l.y.roll(cb.shift))).item()))
     learn.fit(2, 1e-2, cbs=[cb, Probe(after_loss=look, run_valid=False, order=5)])
     for logged,graded,want in both: close([logged,graded], [want]*2, eps=1e-5)
+
+@pytest.mark.parametrize('layers,want', [(0,['0']), (lambda m: m[2],['2']), ('module',['2']), (-2,['4']), (['0','2'],['0','2'])], ids=['index','function','module','from the end','list'])
+def test_a_layer_is_one_layer(layers, want):
+    "The first child, or a container given as a module, is itself a layer, not nothing and not its children"
+    learn = new_learner()
+    cb,sites = ManifoldMixup(layers=learn.model[2] if layers == 'module' else layers, input_mixup=False),set()
+    learn.fit(6, 1e-2, cbs=[cb, Probe(after_pred=lambda l: sites.add(str(cb._site)))])
+    assert sorted(sites) == want

@@ -11,7 +11,7 @@ from ..core import _check_number
 from fastai.basics import *
 from fastai.callback.mixup import MixHandler,reduce_loss
 
-# %% ../../nbs/10_callback.mixup.ipynb #f88879a1
+# %% ../../nbs/10_callback.mixup.ipynb #0c7a4671
 class ManifoldMixup(LayerCallback):
     "Mix the hidden states of a layer drawn for each batch, and the targets (Manifold Mixup, Eq. 1)"
     order,run_valid = LayerCallback.order-1,False   # before penalties: they see what the next layer sees
@@ -21,7 +21,7 @@ class ManifoldMixup(LayerCallback):
         layers=None, # Eligible layers besides the input: a layer or a list of them as `get_layer` takes them (globs name several), or `'all'` stages; by default the first two stages, or all hidden layers of an MLP
         input_mixup:bool=True, # Is the input eligible too? (layer 0)
         per_item:bool=False, # Draw a λ for each sample; integer targets then need a loss with a `reduction`
-        stop_grad:bool=False, # Block gradients at the mixed layer (the ablation of Section 5.1): the layers below learn only when they are not below
+        stop_grad:bool=False, # Block gradients at the mixed layer (the ablation of Section 5.1): those below it learn nothing from that batch
     ):
         store_attr(but='layers')
         self.eligible = layers
@@ -34,7 +34,7 @@ class ManifoldMixup(LayerCallback):
         if other: raise self._error(f'{other[0]} mixes the batch too; take one of the two (ManifoldMixup(layers=[]) is Input Mixup)')
         self._sites = None
         if self.eligible in (None,'all'): return
-        try: [Site.all(self.model, l) for l in listify(self.eligible)]
+        try: [Site.all(self.model, l) for l in (self.eligible if is_listy(self.eligible) else [self.eligible])]
         except ValueError as e: raise self._error(f'layers={self.eligible!r}: {e}') from None
 
     def draw(self,
@@ -58,7 +58,7 @@ class ManifoldMixup(LayerCallback):
     def before_batch(self):
         self._armed = False
         if self._sites is None:
-            try: self._sites = mixing_sites(self.model, self.xb, self.eligible or ('first' if self.eligible is None else []), self.input_mixup)
+            try: self._sites = mixing_sites(self.model, self.xb, 'first' if self.eligible is None else self.eligible, self.input_mixup)
             except ValueError as e: raise self._error(e) from None
         yb = self.yb
         for y in yb:
