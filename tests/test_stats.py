@@ -1,12 +1,12 @@
 "Every penalty against loops written from the class-wise paper's Eqs. 1-6 and Table 1; the references share no code with the package."
-import pytest, torch
+import math, pytest, time, torch
 from torch import Tensor, tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from fastai.torch_core import TensorCategory, TensorImage
-from latentreg_fastai.stats import (activation_l1, classwise_covariance_penalty, classwise_variance_penalty, covariance_penalty,
-                                    variance_penalty)
+from latentreg_fastai.stats import (activation_l1, batch_clusters, classwise_covariance_penalty, classwise_mmd, classwise_variance_penalty,
+                                    covariance_penalty, median_bandwidth, mmd, pairwise_sqdist, variance_penalty)
 
 K = 7   # classes of the data set
 
@@ -224,3 +224,260 @@ def test_no_step_waits_for_a_value(name, shape):
         with pytest.raises(DataDependentOutputException): fake.from_tensor(features(4)).sum().item()
         value,grad = value_and_grad(FAST[name], fake.from_tensor(features(*shape)), fake.from_tensor(torch.arange(shape[0])%5))
     assert value.shape == () and grad.shape == shape
+
+# ITRA: MMD = √(mean K(x,x′) + mean K(y,y′) − 2 mean K(x,y)), K(a,b) = exp(−‖a−b‖²/σ), against the same as loops over numbers
+
+MMD = {'MMD':    lambda z1, y1, z2, y2, s=None, squared=False, k=K: mmd(z1, z2, s, squared),
+       'cw-MMD': lambda z1, y1, z2, y2, s=None, squared=False, k=K: classwise_mmd(z1, y1, z2, y2, k, s, squared)}
+both     = pytest.mark.parametrize('name', MMD)
+rooted   = pytest.mark.parametrize('squared', [False,True], ids=['root','squared'])
+
+def sqd(a, b): return sum((p-q)**2 for p,q in zip(a, b))
+def slow_sigma(rows):
+    "The lower median over distinct pairs, as `torch.median` has it"
+    d = sorted(sqd(rows[i], rows[j]) for i in range(len(rows)) for j in range(i))
+    return d[(len(d)-1)//2]
+
+def slow_mmd(a, b, s, squared):
+    def mean_k(p, q):
+        total = 0.
+        for u in p:
+            for v in q: total += math.exp(-sqd(u, v)/s)
+        return total/len(p)/len(q)
+    value = mean_k(a, a) + mean_k(b, b) - 2*mean_k(a, b)
+    return value if squared else math.sqrt(max(value, 0.))
+
+def slow_disc(name, z1, y1, z2, y2, s=None, squared=False):
+    a,b,c1,c2 = z1.flatten(1).tolist(),z2.flatten(1).tolist(),y1.tolist(),y2.tolist()
+    s = slow_sigma(a+b) if s is None else s
+    if name == 'MMD': return tensor(slow_mmd(a, b, s, squared), dtype=torch.float64)
+    total = 0.
+    for k in range(K):
+        p,q = [r for r,c in zip(a, c1) if c == k],[r for r,c in zip(b, c2) if c == k]
+        if p and q: total += slow_mmd(p, q, s, squared)                                                # absent from one: adds 0
+    return tensor(total/K, dtype=torch.float64)
+
+def batches(n, m, *shape, kinds=('random','random'), seed=0, dtype=torch.float64):
+    return features(n, *shape, seed=seed, dtype=dtype),labels(kinds[0], n, seed),features(m, *shape, seed=seed+50, dtype=dtype)*1.3,labels(kinds[1], m, seed+50)
+
+def grads(f, z1, y1, z2, y2, *args, **kwargs):
+    z1,z2 = z1.detach().clone().requires_grad_(),z2.detach().clone().requires_grad_()
+    v = f(z1, y1, z2, y2, *args, **kwargs)
+    return v.detach(),*torch.autograd.grad(v, (z1,z2))
+
+@both
+@rooted
+@pytest.mark.parametrize('s', [None,.7,25.,lambda d: 1.5*d.mean()], ids=['median','.7','25','function'])
+@pytest.mark.parametrize('kinds', [('random','random'), ('gaps','random'), ('gaps','one'), ('one','one'), ('single','single')], ids=str)
+@pytest.mark.parametrize('shape', [(12,9,3), (5,14,6), (1,1,3), (1,6,2), (7,1,4), (20,20,2), (6,8,2,3,2), (4,4,1)], ids=str)
+def test_mmd_is_the_papers(name, squared, s, kinds, shape):
+    b = batches(*shape, kinds=kinds, seed=sum(shape))
+    rows = (b[0].flatten(1).tolist() + b[2].flatten(1).tolist())
+    fixed = 1.5*sum(sqd(p, q) for p in rows for q in rows)/len(rows)**2 if callable(s) else s
+    value,*g = grads(MMD[name], *b, s, squared)
+    assert value.dtype == torch.float64 and value.shape == () and value >= 0 and all(x.isfinite().all() for x in g)
+    same(value, slow_disc(name, *b, fixed, squared))
+
+@both
+@rooted
+@pytest.mark.parametrize('shape', [(5,4,3), (3,6,7), (4,4,2,2,2), (1,3,2)], ids=str)
+def test_mmd_gradcheck(name, squared, shape):
+    "By both batches; classes that are missing from one of them have no gradient"
+    z1,_,z2,_ = batches(*shape)
+    y1,y2 = tensor([0,1,2,0,1,3])[:shape[0]],tensor([1,0,0,4,1,0])[:shape[1]]
+    for s in (3.,12.): assert torch.autograd.gradcheck(lambda a, b: MMD[name](a, y1, b, y2, s, squared), (z1.requires_grad_(), z2.requires_grad_()))
+
+@both
+@rooted
+def test_no_gradient_through_the_bandwidth(name, squared):
+    b = batches(11, 9, 4)
+    d = pairwise_sqdist(torch.cat([b[0],b[2]]))
+    for s,fixed in ((None,median_bandwidth(d).item()), (lambda d: d.mean(), d.mean().item())):
+        for got,want in zip(grads(MMD[name], *b, s, squared), grads(MMD[name], *b, fixed, squared)): same(got, want, 1e-12)
+
+@both
+def test_a_bandwidth_function_gets_all_squared_distances(name):
+    b,seen = batches(5, 8, 2, 2),[]
+    MMD[name](*b, lambda d: (seen.append(d), d.mean())[1])
+    rows = torch.cat([b[0],b[2]]).flatten(1).tolist()
+    assert len(seen) == 1 and seen[0].shape == (13,13) and not seen[0].requires_grad
+    same(seen[0], tensor([[sqd(p, q) for q in rows] for p in rows], dtype=torch.float64))
+
+def test_classes_that_one_batch_lacks_add_nothing():
+    z1,_,z2,_ = batches(6, 6, 3)
+    y1,y2 = tensor([0,0,1,1,2,2]),tensor([0,0,3,3,4,4])
+    value,g1,g2 = grads(MMD['cw-MMD'], z1, y1, z2, y2, 2.)
+    same(value*K, mmd(z1[:2], z2[:2], 2.))
+    assert (g1[2:] == 0).all() and (g2[2:] == 0).all() and (g1[:2] != 0).any()
+    value,g1,g2 = grads(MMD['cw-MMD'], z1, y1, z2, y1+3)                                               # none is in both
+    assert value == 0 and (g1 == 0).all() and (g2 == 0).all()
+
+@both
+@rooted
+@pytest.mark.parametrize('dtype', [torch.float32,torch.float64])
+@pytest.mark.parametrize('shift', [0.,100.])
+def test_identical_batches_have_no_discrepancy(name, squared, dtype, shift):
+    "The root has no slope at 0: round-off may neither make a gradient of NaN nor a large one"
+    for seed in range(8):
+        z = features(40, 16, seed=seed, dtype=dtype) + shift
+        p,y = torch.randperm(40, generator=torch.Generator().manual_seed(seed)),labels('random', 40, seed)
+        for s in (None, 30.):
+            value,g1,g2 = grads(MMD[name], z, y, z[p], y[p], s, squared)
+            assert 0 <= value < (1e-12 if dtype == torch.float64 else 1e-5)
+            if squared: same(torch.cat([g1,g2]), torch.zeros(80, 16, dtype=dtype), 1e-12 if dtype == torch.float64 else 1e-5)
+            else: assert value == 0 and (g1 == 0).all() and (g2 == 0).all()
+
+@both
+@rooted
+@pytest.mark.parametrize('dtype', [torch.float32,torch.float64])
+def test_features_that_are_all_the_same(name, squared, dtype):
+    "The median distance is 0"
+    for z in (torch.zeros(6, 5, dtype=dtype), torch.full((6,5), 1/3, dtype=dtype), features(1, 5, dtype=dtype).expand(6, 5)):
+        value,g1,g2 = grads(MMD[name], z, labels('gaps', 6), z[:4], labels('gaps', 4), None, squared)
+        assert value.isfinite() and value >= 0 and g1.isfinite().all() and g2.isfinite().all()
+        same(value, torch.zeros_like(value), 1e-6)
+
+@both
+def test_most_features_the_same(name):
+    "σ is 0, though some differ: finite all the same, with either dtype"
+    for dtype in (torch.float32,torch.float64):
+        z = torch.zeros(20, 3, dtype=dtype); z[0] = 1.
+        for squared in (False,True):
+            out = grads(MMD[name], z, labels('one', 20), z.flip(0)*2, labels('one', 20), None, squared)
+            assert all(t.isfinite().all() for t in out), out
+
+@both
+def test_an_outlier_has_almost_no_gradient(name):
+    z1,y1,z2,y2 = batches(30, 30, 4, kinds=('one','one'))
+    z1[3] += 1e3
+    for dtype in (torch.float32,torch.float64):
+        _,g1,g2 = grads(MMD[name], z1.to(dtype), y1, z2.to(dtype), y2)
+        rest = g1.norm(dim=1)[torch.arange(30) != 3]
+        assert g1[3].norm() < 1e-5*rest.mean() and rest.mean() > 1e-6 and g2.isfinite().all()
+
+@both
+@rooted
+@pytest.mark.parametrize('shape', [(64,64,32), (16,30,4,3,3), (128,128,8)], ids=str)
+def test_mmd_in_float32(name, squared, shape):
+    b = batches(*shape, seed=3)
+    low = (b[0].float(),b[1],b[2].float(),b[3])
+    for got,want in zip(grads(MMD[name], *low, None, squared), grads(MMD[name], *b, None, squared)):
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-5*max(1e-2, want.abs().max().item()))
+
+@both
+@pytest.mark.parametrize('dtype', [torch.float16,torch.bfloat16,torch.float32,torch.float64])
+def test_mmd_under_autocast(name, dtype):
+    b = batches(9, 8, 5, dtype=dtype)
+    value,*g = grads(MMD[name], *b)
+    with torch.autocast('cpu', torch.bfloat16):
+        cast = MMD[name](z1 := b[0].clone().requires_grad_(), b[1], z2 := b[2].clone().requires_grad_(), b[3])
+        assert torch.is_autocast_enabled('cpu')
+    assert cast.dtype == (torch.float64 if dtype == torch.float64 else torch.float32) and torch.equal(cast, value)
+    assert all(torch.equal(*p) for p in zip(torch.autograd.grad(cast, (z1,z2)), g))
+
+@both
+def test_mmd_of_tensor_subclasses(name):
+    b = batches(6, 5, 2, 3)
+    sub = [t.as_subclass(TensorCategory if i%2 else TensorImage) for i,t in enumerate(b)]
+    got,want = grads(MMD[name], *sub),grads(MMD[name], *b)
+    assert type(got[0]) is Tensor and all(torch.equal(g.as_subclass(Tensor), w) for g,w in zip(got, want))
+    assert type(pairwise_sqdist(sub[0], sub[2])) is Tensor and type(batch_clusters(sub[1], torch.randperm(6), 3)) is Tensor
+
+class NoCopies(TorchDispatchMode):
+    "A tensor made of a number on the host is copied to the device by a call that waits for it; a number in an operation is not"
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        devices = {t.device.type for t in tree_leaves((args, out)) if isinstance(t, Tensor)}
+        assert len(devices) < 2 or 'copy' not in func.overloadpacket.__name__, func
+        return out
+
+@both
+@pytest.mark.parametrize('s', [None,2.,lambda d: d.mean()], ids=['median','number','function'])
+def test_no_step_of_mmd_waits_for_a_value(name, s):
+    with FakeTensorMode():
+        z1,z2,y1,y2 = *[torch.empty(n, 4, device='cuda') for n in (16,12)],*[torch.empty(n, dtype=torch.long, device='cuda') for n in (16,12)]
+        with pytest.raises(AssertionError), NoCopies(): torch.tensor([2.]).to(z1)
+        with NoCopies(): assert MMD[name](z1.requires_grad_(), y1, z2, y2, s).shape == ()             # with its gradient
+
+def test_no_step_of_batch_clusters_waits_for_a_value():
+    with FakeTensorMode():
+        y = torch.empty(12, dtype=torch.long, device='cuda')
+        with NoCopies(): assert batch_clusters(y, y, 3).shape == (12,3)
+
+def mmd_cost(y1, y2, k):
+    z1,_,z2,_ = batches(16, 16, 3)
+    with Ops() as ops: value,*_ = grads(MMD['cw-MMD'], z1, y1, z2, y2, 5., k=k)
+    return value,ops.n,ops.largest
+
+def test_many_classes_cost_mmd_nothing():
+    y = torch.arange(16)%8
+    few,*n = mmd_cost(y, y, 10)
+    many,*rest = mmd_cost(y, y, 21_000)
+    same(many*2100, few)
+    assert rest == n and n[1] <= 32*32
+    assert mmd_cost(y*0, y*0, 10)[1:] == tuple(n)             # as many operations for one class as for eight: there is no loop
+
+def test_mmd_of_a_hundred_classes_is_as_fast_as_of_ten():
+    def median(k):
+        z1,_,z2,_ = batches(256, 256, 64, dtype=torch.float32)
+        y,times = torch.arange(256)%k,[]
+        for _ in range(7):
+            t = time.perf_counter(); grads(MMD['cw-MMD'], z1, y, z2, y, k=k); times.append(time.perf_counter()-t)
+        return sorted(times)[3]
+    for _ in range(5):
+        if (ratio := median(100)/median(10)) <= 1.5: return
+    assert False, ratio
+
+@pytest.mark.parametrize('n', [2,3,4,5,6,7,12,33,64])
+def test_median_bandwidth(n):
+    for seed in range(3):
+        z = features(n, 3, seed=seed)
+        d = torch.cdist(z, z)**2
+        i,j = torch.triu_indices(n, n, 1)
+        same(median_bandwidth(pairwise_sqdist(z)), torch.median(d[i,j]))
+        assert median_bandwidth(sym := (d + d.T)/2) == sym[i,j].median()                                # an entry, not near one
+    assert not median_bandwidth(pairwise_sqdist(z.requires_grad_())).requires_grad
+
+@pytest.mark.parametrize('shapes', [((9,4),(5,4)), ((1,3),(1,3)), ((4,2,3,3),(7,2,3,3)), ((6,),(3,))], ids=str)
+def test_pairwise_sqdist(shapes):
+    a,b = features(*shapes[0]),features(*shapes[1], seed=1)
+    want = torch.cdist(a.reshape(len(a), -1), b.reshape(len(b), -1))**2
+    same(pairwise_sqdist(a, b), want)
+    same(pairwise_sqdist(a), torch.cdist(a.reshape(len(a), -1), a.reshape(len(a), -1))**2)
+    far = pairwise_sqdist((a+1e4).float(), (b+1e4).float())   # the features are rounded there, which is not the function's doing
+    exact = torch.cdist((a+1e4).float().double().reshape(len(a), -1), (b+1e4).float().double().reshape(len(b), -1))**2
+    assert far.dtype == torch.float32 and (far >= 0).all()
+    torch.testing.assert_close(far.double(), exact, rtol=1e-4, atol=1e-4)
+    assert torch.autograd.gradcheck(pairwise_sqdist, (a.requires_grad_(), b.requires_grad_()))
+
+# Phantom embeddings: clusters of a batch
+
+Y = tensor([3,0,3,5,0,3,3,1,0,3])   # classes of 5, 3, 1 and 1
+
+@pytest.mark.parametrize('k', range(1, 8))
+def test_batch_clusters(k):
+    for seed in range(20):
+        c = batch_clusters(Y, torch.randperm(10, generator=torch.Generator().manual_seed(seed)), k)
+        assert c.shape == (10,k) and c.dtype == torch.long and c[:,0].tolist() == list(range(10))   # the row's own first
+        for row in c.tolist():
+            mine = {i for i in range(10) if Y[i] == Y[row[0]]}
+            assert set(row) <= mine and len(set(row)) == min(k, len(mine))                          # none twice while there are more
+            assert row == (row[:len(mine)]*k)[:k]                                                   # then round again
+
+@pytest.mark.parametrize('relabel', [lambda y: -y, lambda y: y+10**12, lambda y: y.to(torch.uint8), lambda y: y.int()])
+def test_batch_clusters_of_any_labels(relabel):
+    c = batch_clusters(relabel(Y), torch.randperm(10), 3)
+    assert (Y[c] == Y[:,None]).all()
+
+def test_partners_are_drawn_evenly():
+    "Over permutations every other sample of the class is as often the partner, at each place of the cluster"
+    from scipy.stats import chisquare
+    g,count = torch.Generator().manual_seed(0),torch.zeros(4, 10, 10)
+    for _ in range(3000):
+        c = batch_clusters(Y, torch.randperm(10, generator=g), 4)
+        for t in range(1, 4): count[t,torch.arange(10),c[:,t]] += 1
+    for t in range(1, 4):
+        for i in range(10):
+            others = [j for j in range(10) if Y[j] == Y[i] and j != i]
+            if len(others) > t-1: assert count[t,i,others].sum() == 3000 and chisquare(count[t,i,others].numpy()).pvalue > 1e-4
