@@ -5,3 +5,6 @@ from .data import *
 from .models import *
 from .callback.mixup import *
 from .callback.moments import *
+from .callback.phantom import *
+from .callback.itra import *
+from .callback.baselines import *

@@ -15,9 +15,23 @@ CALLBACKS = {
     'cw-CR':                  (lambda: CovarianceRegularizer(3.),                      lambda: CovarianceRegularizer(0.)),
     'CR':                     (lambda: CovarianceRegularizer(3., classwise=False),     lambda: CovarianceRegularizer(0., classwise=False)),
     'ActivationL1':           (lambda: ActivationL1(.1),                               lambda: ActivationL1(0.)),
+    'Phantom':                (lambda: PhantomEmbedding(),                             lambda: PhantomEmbedding(k=1)),
+    'Phantom k=3':            (lambda: PhantomEmbedding(3, layer='2'),                 lambda: PhantomEmbedding(1, layer='2')),
+    'Phantom batch':          (lambda: PhantomEmbedding(3, source='batch', alpha=.5),  lambda: PhantomEmbedding(1, source='batch')),
+    'Phantom naive':          (lambda: PhantomEmbedding(naive=True),                   lambda: PhantomEmbedding(1, naive=True)),
+    'ITRA-c':                 (lambda: ITRA(warmup=0.),                                lambda: ITRA(0.)),
+    'ITRA-c warm-up':         (lambda: ITRA(matched=True),                             lambda: ITRA(0., matched=True)),
+    'ITRA separate':          (lambda: ITRA(3., False, separate=True, warmup=0.),      lambda: ITRA(0., False, separate=True)),
+    'ITRA-c split':           (lambda: ITRA(source='split', warmup=0.),                lambda: ITRA(0., source='split')),
+    'ITRA-c queue':           (lambda: ITRA(source='queue', warmup=0.),                lambda: ITRA(0., source='queue')),
+    'CenterLoss':             (lambda: CenterLoss(),                                   lambda: CenterLoss(0.)),
+    'DisturbLabel':           (lambda: DisturbLabel(.5),                               lambda: DisturbLabel(0.)),
+    'WeightL1':               (lambda: WeightL1(1e-3),                                 lambda: WeightL1(0.)),
     'cw-VR on a feature map': (lambda: VarianceRegularizer(3., layer='0'),             lambda: VarianceRegularizer(0., layer='0')),
 }
-PENALTIES = [k for k,(_,off) in CALLBACKS.items() if off]
+CAN_BE_OFF = [k for k,(_,off) in CALLBACKS.items() if off]
+PENALTIES  = [k for k,(f,_) in CALLBACKS.items() if isinstance(f(), WeightedTerm)]   # have a weight
+ADD_ROWS   = [k for k in CALLBACKS if k.startswith('Phantom') or k in ('ITRA-c','ITRA-c warm-up','ITRA separate')]
 
 def net():
     "Small, but with all that a callback can disturb: batch normalisation, dropout, a feature map, hidden layers"

@@ -43,6 +43,11 @@ def wheel(tmp_path_factory):
 
 def info(wheel, name): return wheel.read(next(n for n in wheel.namelist() if n.endswith(f'.dist-info/{name}'))).decode()
 
+def test_imports_without_accelerate():
+    "fastai's `distributed` module needs accelerate, which is not among the requirements"
+    code = "import sys; sys.modules['accelerate'] = None; from latentreg_fastai.all import *; from latentreg_fastai.bench import *; assert 'fastai.distributed' not in sys.modules"
+    run(HERE, sys.executable, '-c', code)
+
 def test_version_is_said_once(wheel):
     assert cfg['version'] == latentreg_fastai.__version__ == email.message_from_string(info(wheel, 'METADATA'))['Version']
 

@@ -11,10 +11,11 @@ from ..core import _check_number
 from fastai.basics import *
 from fastai.callback.mixup import MixHandler,reduce_loss
 
-# %% ../../nbs/10_callback.mixup.ipynb #0c7a4671
+# %% ../../nbs/10_callback.mixup.ipynb #08823419
 class ManifoldMixup(LayerCallback):
     "Mix the hidden states of a layer drawn for each batch, and the targets (Manifold Mixup, Eq. 1)"
     order,run_valid = LayerCallback.order-1,False   # before penalties: they see what the next layer sees
+    mixes_rows = True # Not beside callbacks that add rows to the batch
     lam,shift = None,None # λ and the distance between partners in the current batch
     def __init__(self,
         alpha:float=2., # λ ~ Beta(alpha, alpha), above 0
@@ -31,7 +32,7 @@ class ManifoldMixup(LayerCallback):
     def setup(self):
         super().setup()
         other = self.learn._grab_cbs(MixHandler)
-        if other: raise self._error(f'{other[0]} mixes the batch too; take one of the two (ManifoldMixup(layers=[]) is Input Mixup)')
+        if other: self._refuse(other[0], 'mixes the batch too; take one of the two (ManifoldMixup(layers=[]) is Input Mixup)')
         self._sites = None
         if self.eligible in (None,'all'): return
         try: [Site.all(self.model, l) for l in (self.eligible if is_listy(self.eligible) else [self.eligible])]
@@ -51,7 +52,8 @@ class ManifoldMixup(LayerCallback):
         t:Tensor, # Inputs, hidden states or floating targets, (N, ...)
     )->Tensor: # λ·t_i + (1−λ)·t_j, row j being `shift` rows before i
         "Mix the rows of `t`"
-        if self.stop_grad: t = t.detach()
+        if self.stop_grad and (num_distrib() < 2 or not t.requires_grad): t = t.detach()
+        elif self.stop_grad: t.register_hook(torch.zeros_like)   # DistributedDataParallel waits for every gradient
         lam = self.lam if not self.per_item else self.lam.to(t).view(-1, *[1]*(t.ndim-1))
         return torch.lerp(t.roll(self.shift, 0), t, lam)
 
