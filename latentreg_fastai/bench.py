@@ -7,8 +7,8 @@ __all__ = ['datasets', 'networks', 'methods', 'of_fastai', 'suites', 'demo_metho
            'write_record', 'run_all', 'summary', 'show_table', 'winners', 'plot_curves', 'plot_table', 'Suite',
            'demo_runs', 'speed_settings', 'StepTimer', 'speed', 'main']
 
-# %% ../nbs/30_bench.ipynb #4ed262fa
-import argparse,json,platform,sys
+# %% ../nbs/30_bench.ipynb #9f43a20f
+import argparse,ctypes,json,platform,sys
 from joblib import Parallel,delayed
 import fastai,torchvision
 import latentreg_fastai
@@ -157,14 +157,23 @@ def run_all(
     found = {_key(r): r for r in read_records(file)}
     return [found[_key(r)] for r in runs]
 
-# %% ../nbs/30_bench.ipynb #2adf15d6
+# %% ../nbs/30_bench.ipynb #4b40e432
+def _keep_memory():
+    "Let glibc keep freed memory: no block is mapped on its own, and the heap is not trimmed"
+    try: mallopt = ctypes.CDLL(None).mallopt
+    except (OSError,AttributeError,TypeError): return          # another C library
+    M_TRIM_THRESHOLD,M_MMAP_MAX = -1,-4
+    mallopt(M_MMAP_MAX, 0); mallopt(M_TRIM_THRESHOLD, 2**31-1)
+
+# %% ../nbs/30_bench.ipynb #14a5e9de
 def _quiet_run(run, jobs=1):
+    _keep_memory()
     if jobs > 1: torch.set_num_threads(max(1, (os.cpu_count() or 1)//jobs))
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         return one_run(run)
 
-# %% ../nbs/30_bench.ipynb #43bbfe10
+# %% ../nbs/30_bench.ipynb #21d65372
 def summary(
     records:list, # Records of runs that differ in method, its arguments and seed only; `label` tells apart those of one method
 )->pd.DataFrame: # A row for each method: error % (mean, standard deviation), nll, paired gain over the baseline in points, wins of seeds, step time relative to the baseline
@@ -176,7 +185,7 @@ def summary(
     by = {m: df[rows == m].set_index('seed') for m in sorted(dict.fromkeys(rows), key=lambda m: order.get(first[m], len(order)))}
     base,rows = by.get('baseline'),[]
     for m,g in by.items():
-        row = dict(method=m, args=', '.join(f'{k}={v:g}' if isinstance(v, (int,float)) else f'{k}={v}' for k,v in g.args.iloc[0].items()), error=g.error.mean(), error_sd=g.error.std(ddof=1), nll=g.nll.mean(), nll_sd=g.nll.std(ddof=1), seeds=len(g))
+        row = dict(method=m, args=', '.join(f'{k}={v:g}' if type(v) in (int,float) else f'{k}={v}' for k,v in g.args.iloc[0].items()), error=g.error.mean(), error_sd=g.error.std(ddof=1), nll=g.nll.mean(), nll_sd=g.nll.std(ddof=1), seeds=len(g))
         if base is not None:
             seeds = g.index.intersection(base.index)
             gain = base.error[seeds] - g.error[seeds]
@@ -287,7 +296,7 @@ class Suite:
         best = self.choose_strengths(run_all(self.strength_runs(lr), file, jobs, 'strength'))
         return run_all(self.test_runs(lr, best), file, jobs, 'test')
 
-# %% ../nbs/30_bench.ipynb #cc5631df
+# %% ../nbs/30_bench.ipynb #3a0071bf
 _penalties = dict.fromkeys(('cw-VR','VR','cw-CR','CR'), ('weight', (.01,.1,1.,10.,100.)))
 _grid = {'ManifoldMixup': ('alpha', (.5,1.,2.)), **_penalties, 'ActivationL1': ('weight', (1e-4,1e-3,1e-2,.1,1.)), 'MixUp': ('alpha', (.2,.4,1.))}
 
@@ -302,7 +311,7 @@ _rows = {**{f'Phantom k={k}': ('Phantom', dict(k=k)) for k in (2,3,4)}, 'Phantom
          'ITRA': ('ITRA', {}), 'ITRA split': ('ITRA', dict(source='split')), 'ITRA queue': ('ITRA', dict(source='queue')),
          'DisturbLabel': ('DisturbLabel', {}), 'LabelSmoothing': ('LabelSmoothing', {})}
 _weights = {f'ITRA-c, weight {w:g}': ('ITRA-c', dict(weight=w)) for w in (.2,.4,.8,1.)}
-_baselines = {'CenterLoss': ('weight', (.01,.1,1.)), 'WeightL1': ('weight', (1e-6,1e-5,1e-4))}
+_baselines = {'CenterLoss': ('weight', (.01,.1,1.,10.)), 'WeightL1': ('weight', (1e-6,1e-5,1e-4))}
 def _pairs(n_train, epochs, fixed):
     base = dict(data='mnist', data_args=dict(n_train=n_train), net='mlp', net_args={}, epochs=epochs)
     return Suite(base, (5e-3,), _baselines, 10_000, range(100,101), range(5), fixed)   # the rate that mnist-1k and mnist-5k chose
@@ -327,7 +336,7 @@ def demo_runs(
             for s in range(seeds) for m in names or demo_methods]   # in turn, so that a machine that slows down slows all
 demo_methods = [m for m in methods if m not in of_fastai]
 
-# %% ../nbs/30_bench.ipynb #5b4fa006
+# %% ../nbs/30_bench.ipynb #7e263632
 def speed_settings()->dict: # Name: function that gives the training loader and the network
     "What `latentreg speed` times"
     x,y = torch.randn(6000, 1, 28, 28), torch.randint(0, 10, (6000,))
@@ -353,6 +362,7 @@ def speed(
     settings=None, # Some of the names in `speed_settings`; by default all
 )->pd.DataFrame: # Median ratio of a step's time to that without a callback, by method and setting
     "Time the training steps of each method"
+    _keep_memory()
     names,res = [m for m in names or methods if m != 'baseline'],{}
     todo = {k: f for k,f in speed_settings().items() if settings is None or k in settings}
     bar = progress_bar(range(rounds*len(todo)))

@@ -57,12 +57,20 @@ def get_layer(
     "The layer of `model` that `layer` names; by default the last `nn.Linear`, whose *input* the callbacks take"
     return get_layers(model, layer)[-1][1]
 
-# %% ../nbs/01_core.ipynb #a289a8ca
+# %% ../nbs/01_core.ipynb #e673ecaf
 def _tensors(o):
     "All tensors in `o`, a tensor or nested tuples, lists and dicts of them"
     if isinstance(o, Tensor): return [o]
     if isinstance(o, dict): o = list(o.values())
     return [t for p in o for t in _tensors(p)] if isinstance(o, (tuple,list)) else []
+
+def _map(f, o, *others):
+    "`o` with `f` of every tensor in it, and of those at the same places in `others`"
+    if isinstance(o, Tensor): return f(o, *others)
+    if isinstance(o, dict): return type(o)((k, _map(f, v, *[p[k] for p in others])) for k,v in o.items())
+    if not isinstance(o, (tuple,list)): return o
+    items = [_map(f, *ps) for ps in zip(o, *others)]
+    return type(o)(*items) if hasattr(o, '_fields') else type(o)(items)
 
 def _replace_first(o, f):
     "`o` with its first tensor replaced by `f` of it"
@@ -115,7 +123,7 @@ def _paths(out, is_source):
         for n in nexts(e): down[n] += down[e]
     return up,down,start
 
-# %% ../nbs/01_core.ipynb #e6e9666f
+# %% ../nbs/01_core.ipynb #1f7cd914
 class _Record:
     "What one pass through `module` showed: the shapes of its output and input, and whether all of the signal passes there"
     def __init__(self, name, module, shape, inshape, out, inp):
@@ -138,9 +146,7 @@ def _inspecting(model):
 
 def _leaves(o):
     "`o` with every tensor in it a plain one, detached, and the floating ones ready to be differentiated by"
-    if isinstance(o, Tensor): return o.detach().as_subclass(Tensor).requires_grad_(o.is_floating_point())
-    if isinstance(o, dict): return type(o)((k, _leaves(v)) for k,v in o.items())
-    return type(o)(map(_leaves, o)) if isinstance(o, (tuple,list)) else o
+    return _map(lambda t: t.detach().as_subclass(Tensor).requires_grad_(t.is_floating_point()), o)
 
 def _trace(model, xb):
     "One pass of the batch `xb` through `model`: a `_Record` for each layer, in the order in which they finish"
@@ -560,7 +566,7 @@ def undistributed(
     cls = getattr(sys.modules.get('fastai.distributed'), 'DistributedDL', ())   # importing it needs accelerate
     return dl.dl if isinstance(dl, cls) else dl
 
-# %% ../nbs/01_core.ipynb #7d9a8291
+# %% ../nbs/01_core.ipynb #b798d929
 class ExtraRows(LayerCallback):
     "Companion of a callback (`owner`) that lets the model see more rows in training than the batch's own, which come first"
     order,n = LayerCallback.order-3,0   # before any callback that looks at rows; rows of the batch's own, while there are more
@@ -586,7 +592,6 @@ class ExtraRows(LayerCallback):
             elif isinstance(cb, MixHandler) or getattr(cb, 'mixes_rows', False): other,why = cb,'would mix rows that belong apart'
             else: continue
             self.owner._refuse(other, f'{why}; {self.owner.beside}')
-
         encoders = [m for m in _unwrap(self.model).modules() if type(m).__name__ == 'SentenceEncoder']
         self._longest = min((m.bptt for m in encoders), default=math.inf)
 
@@ -608,35 +613,28 @@ class ExtraRows(LayerCallback):
         self.n = own
         if self._loader is None: return                      # rows that arise within the model
         if own*self._loader.size != total: raise self.owner._error(f'a batch of {total} rows does not hold groups of {self._loader.size}: its loader leaves out items')
-        if self._longest < max((t.shape[1] for t in _tensors(self.xb) if t.ndim > 1), default=0): raise self.owner._error(f"fastai's SentenceEncoder takes rows to be sorted by length where texts are longer than its bptt, {self._longest}, "
-                                                                          f"and more rows would not be: shorten the texts (TextBlock(seq_len={self._longest})), or take another `source=`")
-        (self.learn.xb,self._more),(self.learn.yb,self.y_more) = ([self._part(b, total, i) for i in (0,1)] for b in (self.xb,self.yb))
+        if self._longest < max((t.shape[1] for t in _tensors(self.xb) if t.ndim > 1), default=0): raise self.owner._error(
+            f"fastai's SentenceEncoder takes rows to be sorted by length where texts are longer than its bptt, {self._longest}, and more rows would not be: "
+            f"shorten the texts (TextBlock(seq_len={self._longest})), or take another `source=`")
+        part = lambda b,i: _map(lambda t: self.owner.part(t)[i] if t.ndim and len(t) == total else t, b)
+        (self.learn.xb,self._more),(self.learn.yb,self.y_more) = ((part(b, 0),part(b, 1)) for b in (self.xb,self.yb))
         if self.owner.joined: self._watch([], None)
-
-    def _part(self, b, total, i): return apply(lambda t: self.owner.part(t)[i] if t.ndim and len(t) == total else t, b)
 
     def _watch(self, sites, f):
         fresh = not self._handles
         super()._watch(sites, f)
         if fresh: self._handles.append(self.model.register_forward_pre_hook(self._together))   # after every `_enter`, which knows the batch by its own rows
 
-    def _together(self, model, args): return self._cat(args, self._more) if self._open and self._more is not None else None
-    def _cat(self, a, more):
-        if isinstance(a, Tensor): return torch.cat([a, more.to(a)]) if a.ndim and len(a) == self.n else a
-        if isinstance(a, dict): return type(a)((k, self._cat(v, more[k])) for k,v in a.items())
-        return type(a)(map(self._cat, a, more)) if isinstance(a, (tuple,list)) else a
+    def _together(self, model, args):
+        if self._open and self._more is not None: return _map(lambda a,m: torch.cat([a, m.to(a)]) if a.ndim and len(a) == self.n else a, args, self._more)
 
     def after_pred(self):
         if not self.n or self.owner.rows_out(self.n) == self.n: return
-        total,found = self.owner.rows_out(self.n),[]
-        all_in = self.n*self._loader.size if self._loader is not None else self.n
-        def part(o, s):
-            if isinstance(o, Tensor) and o.ndim and len(o) == total: found.append(o); return o[s]
-            if isinstance(o, Tensor) and o.ndim and len(o) == all_in: return o[:self.n]   # from above the owner's layer
-            if isinstance(o, dict): return type(o)((k, part(v, s)) for k,v in o.items())
-            return type(o)(part(v, s) for v in o) if isinstance(o, (tuple,list)) else o
-        pred = self.pred
-        self.learn.pred,self.pred_more = part(pred, slice(0, self.n)),part(pred, slice(self.n, None))
+        pred,total = self.pred,self.owner.rows_out(self.n)
+        all_in = self.n if self._loader is None else self.n*self._loader.size   # rows of an output from above the owner's layer
+        def part(s): return _map(lambda t: t[s] if t.ndim and len(t) == total else t[:self.n] if t.ndim and len(t) == all_in else t, pred)
+        self.learn.pred,self.pred_more = part(slice(self.n)),part(slice(self.n, None))
+        found = any(t.ndim and len(t) == total for t in _tensors(pred))
         if not found: raise self.owner._error(f'the model gave {[tuple(t.shape) for t in _tensors(pred)]} where {total} rows were expected: it must keep one row a sample, and all of the signal must pass `layer`, see latent_layers(model, *xb)')
 
     def after_batch(self):
