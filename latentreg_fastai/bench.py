@@ -173,7 +173,7 @@ def _quiet_run(run, jobs=1):
         warnings.simplefilter('ignore')
         return one_run(run)
 
-# %% ../nbs/30_bench.ipynb #21d65372
+# %% ../nbs/30_bench.ipynb #5aa2ff72
 def summary(
     records:list, # Records of runs that differ in method, its arguments and seed only; `label` tells apart those of one method
 )->pd.DataFrame: # A row for each method: error % (mean, standard deviation), nll, paired gain over the baseline in points, wins of seeds, step time relative to the baseline
@@ -248,7 +248,7 @@ def plot_table(
             ax.annotate(f'{row[col]:.2f}', (1.01, i), xycoords=('axes fraction','data'), va='center', fontsize=9)
         if 'baseline' in table.index: ax.axvline(table[col]['baseline'], color='#555555', lw=1, ls=':')
         ax.set(xlabel=label); ax.grid(axis='x', alpha=.25)
-    names = [f"{m}  ({row['args']})" if row['args'] else m for m,row in table.iterrows()]
+    names = [f"{m}  ({row['args']})" if row['args'] and m in methods else m for m,row in table.iterrows()]   # a label says it already
     if time and 'time' in table: names = [f'{n}, {t:.2f}×' for n,t in zip(names, table.time)]
     axs[0].set_yticks(range(len(table)), names); axs[0].invert_yaxis()
     fig.suptitle(title, fontsize=11); fig.tight_layout()
