@@ -471,3 +471,10 @@ def test_l1_counts_shared_weights_once_and_frozen_ones_not():
     new_learner(model=model).fit(1, 1e-2, cbs=[cb, Probe(order=5, run_valid=False, after_loss=look)])
     close(term, sums, eps=1e-3)
     with pytest.raises(ValueError, match='has no weights'): new_learner(model=model).fit(1, cbs=WeightL1(layer='1'))
+
+def test_centres_are_exported_with_the_learner(tmp_path):
+    learn = new_learner(cbs=CenterLoss(), path=tmp_path)
+    learn.fit(1, 1e-2)
+    learn.export('m.pkl')
+    loaded = first(cb for cb in load_learner(tmp_path/'m.pkl').cbs if isinstance(cb, CenterLoss))
+    assert torch.equal(loaded.centers, learn.center_loss.centers) and loaded.centers.shape == (3,8)
