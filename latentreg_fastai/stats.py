@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# %% ../nbs/00_stats.ipynb #4b92180f
+# %% ../nbs/00_stats.ipynb #cb1b5340
 def _plain(t): return t if type(t) is Tensor or not isinstance(t, Tensor) else t.as_subclass(Tensor)
 
 def flat_features(
@@ -29,10 +29,12 @@ def flat_features(
 def _statistic(f):
     "Give `f` flat features of float32 or better and plain labels, with autocast off"
     @wraps(f)
-    def _inner(z, *args, **kwargs):
-        args = [flat_features(a) if isinstance(a, Tensor) and a.is_floating_point() and a.ndim else _plain(a) for a in args]
-        if not torch.is_autocast_enabled(z.device.type): return f(flat_features(z), *args, **kwargs)
-        with torch.autocast(z.device.type, enabled=False): return f(flat_features(z), *args, **kwargs)
+    def _inner(*args, **kwargs):
+        ready = lambda a: flat_features(a) if isinstance(a, Tensor) and a.is_floating_point() and a.ndim else _plain(a)
+        args,kwargs = [flat_features(a) for a in args[:1]] + [ready(a) for a in args[1:]],{k: ready(a) for k,a in kwargs.items()}
+        device = next(a for a in (*args,*kwargs.values()) if isinstance(a, Tensor)).device.type
+        if not torch.is_autocast_enabled(device): return f(*args, **kwargs)
+        with torch.autocast(device, enabled=False): return f(*args, **kwargs)
     return _inner
 
 # %% ../nbs/00_stats.ipynb #19c34bb6
@@ -166,9 +168,10 @@ def median_bandwidth(
     if d.device.type != 'cpu': return d.kthvalue(place + 1)[0]
     return d.new_tensor(np.partition(d.numpy(), place)[place])   # ten times faster there
 
-# %% ../nbs/00_stats.ipynb #8084a924
-def _mmd(z, first, same, n_classes, sigma, squared):
-    "(1/K) Σ_k MMD_k over the classes that `same` marks, (N, N), and its gradient; `first` marks the rows of the first batch, (N, 1)"
+# %% ../nbs/00_stats.ipynb #07baf875
+def _mmd(z, n1, same, n_classes, sigma, squared):
+    "(1/K) Σ_k MMD_k over the classes that `same` marks, (N, N), and its gradient; the first `n1` rows are the first batch"
+    first = (torch.arange(len(z), device=z.device) < n1).to(z.dtype)[:,None]
     d = pairwise_sqdist(z)
     sigma = median_bandwidth(d) if sigma is None else sigma(d) if callable(sigma) else sigma
     sigma = (sigma.to(z) if isinstance(sigma, Tensor) else z.new_full((), sigma)).clamp_min(1e-30)
@@ -186,7 +189,7 @@ def _mmd(z, first, same, n_classes, sigma, squared):
     grad = torch.addmm(r*z, p, z, alpha=-1).mul_(slope*(-4/(n_classes*sigma)))
     return (value/(n+m)).sum()/n_classes, grad
 
-# %% ../nbs/00_stats.ipynb #7a6c339e
+# %% ../nbs/00_stats.ipynb #84efbf32
 @_statistic
 def mmd(
     z1:Tensor, # Features of the first batch, (N, ...)
@@ -196,8 +199,7 @@ def mmd(
 )->Tensor: # Scalar ≥ 0
     "Maximum mean discrepancy between two batches, the biased estimate with a Gaussian kernel (ITRA, before Eq. 2 and Eq. 3); no gradient through σ"
     z = torch.cat([z1,z2])
-    first = (torch.arange(len(z), device=z.device) < len(z1)).to(z.dtype)[:,None]
-    return _WithGradient.apply(z, _mmd, first, z.new_ones(len(z), len(z)), 1, sigma, squared)
+    return _WithGradient.apply(z, _mmd, len(z1), z.new_ones(len(z), len(z)), 1, sigma, squared)
 
 @_statistic
 def classwise_mmd(
@@ -211,8 +213,7 @@ def classwise_mmd(
 )->Tensor: # Scalar ≥ 0
     "(1/K) Σ_k MMD(S_1^k, S_2^k): the discrepancy within each class (ITRA, Eq. 5); one σ for all classes, no gradient through it"
     z,y = torch.cat([z1,z2]),torch.cat([y1,y2])
-    first = (torch.arange(len(z), device=z.device) < len(z1)).to(z.dtype)[:,None]
-    return _WithGradient.apply(z, _mmd, first, _same_class(y, z)[0], n_classes, sigma, squared)
+    return _WithGradient.apply(z, _mmd, len(z1), _same_class(y, z)[0], n_classes, sigma, squared)
 
 # %% ../nbs/00_stats.ipynb #0b9f89a3
 def batch_clusters(

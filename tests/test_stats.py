@@ -481,3 +481,10 @@ def test_partners_are_drawn_evenly():
         for i in range(10):
             others = [j for j in range(10) if Y[j] == Y[i] and j != i]
             if len(others) > t-1: assert count[t,i,others].sum() == 3000 and chisquare(count[t,i,others].numpy()).pvalue > 1e-4
+
+def test_features_by_keyword():
+    "Statistics take their features by name as well, in half precision and of any shape"
+    z1,z2 = torch.randn(6, 2, 3), torch.randn(5, 2, 3)
+    assert torch.equal(mmd(z1=z1.half(), z2=z2.half()), mmd(z1.half(), z2.half())) and mmd(z1=z1, z2=z2).dtype == torch.float32
+    assert torch.equal(variance_penalty(z=z1), variance_penalty(z1)) and torch.equal(pairwise_sqdist(a=z1, b=z2), pairwise_sqdist(z1, z2))
+    assert variance_penalty(torch.arange(4)) == 1.25         # integers are features too
