@@ -278,12 +278,12 @@ class _Quick(Callback):
         if name[0] == '_' or hasattr(type(self), name): object.__setattr__(self, name, value)
         else: super().__setattr__(name, value)
 
-# %% ../nbs/01_core.ipynb #12dd36d3
+# %% ../nbs/01_core.ipynb #c995b759
 class LayerCallback(_Quick):
     "Base of callbacks that act on layers inside a training batch, and leave nothing behind"
     order,run_valid = GradientAccumulation.order-2,False   # a term is added before accumulation divides the loss
     _stateattrs = ('_handles','_armed','_open')
-    _learn,_name,_handles,_armed,_open,_fresh = None,None,(),False,False,True
+    _learn,_name,_handles,_armed,_open,_fresh,_restored = None,None,(),False,False,True,False
 
     @property
     def name(self): return self._name or class2attr(self, 'Callback')
@@ -305,14 +305,21 @@ class LayerCallback(_Quick):
 
     def _error(self, msg, kind=ValueError): return kind(f'{type(self).__name__}: {msg}')
 
+    def reset(self):
+        "Forget what an earlier fit left; called once a fit, unless `load_state_dict` has set `_restored`"
+
     def setup(self):
         "Look for what the fit needs and refuse what cannot work; called once a fit, before its first batch"
         if isinstance(self.model, nn.DataParallel): raise self._error("nn.DataParallel splits the batch where a callback cannot see it; use learn.distrib_ctx() instead")
 
     def _find_site(self):
         "The `Site` that `self.layer` names"
-        try: return Site.all(self.model, self.layer)[-1]
-        except ValueError as e: raise self._error(f'layer={self.layer!r}: {e}') from None
+        return self._find(Site.all, self.layer)[-1]
+
+    def _find(self, find, layer, **given):
+        "`find(model, layer)`, with an error that says what was given"
+        try: return find(self.model, layer)
+        except ValueError as e: raise self._error(', '.join(f'{k}={v!r}' for k,v in (given or dict(layer=layer)).items()) + f': {e}') from None
 
     def _own_rows(self, z):
         "`z` without the rows that another callback lets the model see beside the batch's own"
@@ -357,7 +364,10 @@ class LayerCallback(_Quick):
         self._fresh = True
 
     def before_train(self):
-        if self._fresh: self.setup()
+        if self._fresh:
+            if not self._restored: self.reset()
+            self._restored = False
+            self.setup()
         self._fresh = False
         self.rng = np.random.default_rng([torch.initial_seed(), self.epoch, zlib.crc32(self.name.encode())])
 
@@ -446,7 +456,7 @@ class TermCallback(LayerCallback):
     def _leave(self, learn): learn.remove_cbs(self._companions)
     def _more_companions(self): return []
 
-# %% ../nbs/01_core.ipynb #b6e64550
+# %% ../nbs/01_core.ipynb #34932354
 class WeightedTerm(TermCallback):
     "Adds `weight`·`value()` to the loss"
     def __init__(self,
@@ -460,7 +470,9 @@ class WeightedTerm(TermCallback):
     )->float: # λ there
         "The weight of a batch, from the share of training that is done by then"
         if not callable(self.weight): return self.weight
-        return _check_number(self, 'weight', self.weight((self.epoch + i/self.n_iter)/self.n_epoch))
+        return _check_number(self, 'weight', self.weight(self.share_at(i)))
+
+    def share_at(self, i): return (self.epoch + i/self.n_iter)/self.n_epoch   # of training that is done by batch `i`
 
     def before_batch(self):
         self._armed = False
@@ -566,7 +578,7 @@ def undistributed(
     cls = getattr(sys.modules.get('fastai.distributed'), 'DistributedDL', ())   # importing it needs accelerate
     return dl.dl if isinstance(dl, cls) else dl
 
-# %% ../nbs/01_core.ipynb #b798d929
+# %% ../nbs/01_core.ipynb #714345e8
 class ExtraRows(LayerCallback):
     "Companion of a callback (`owner`) that lets the model see more rows in training than the batch's own, which come first"
     order,n = LayerCallback.order-3,0   # before any callback that looks at rows; rows of the batch's own, while there are more
@@ -575,10 +587,9 @@ class ExtraRows(LayerCallback):
     def __init__(self,
         owner, # A `TermCallback` with the members below
     ): self.owner = owner
-    # `adds_rows`: at all in this fit?              `beside`: what to do instead, for the error beside callbacks that mix
-    # `more_rows(dl)`: a loader of more, or `None`  `own_rows(total)`: how many of a batch's rows are its own
-    # `part(t)`: its own rows and the others        `joined`: does the model see them in one pass?
-    # `rows_out(n)`: how many rows leave the model for n of the batch's own
+    # `adds_rows`: at all in this fit?                  `beside`: what to do instead, for the error beside callbacks that mix
+    # `more_rows(dl)`: a `GroupDL`, or `None` where     `rows_out(n)`: how many rows leave the model for n of the batch's own;
+    # the rows arise within the model                   n itself if the model does not see the others in the same pass
 
     @property
     def name(self): return f'{self.owner.name}_rows'
@@ -608,17 +619,16 @@ class ExtraRows(LayerCallback):
         self._armed,self._more,self.n = False,None,0
         if not self.owner.adds_rows or not len(self.yb): return
         total = find_bs(self.yb)
-        own = self.owner.own_rows(total)
-        if own == total == self.owner.rows_out(own): return  # none in this batch
-        self.n = own
-        if self._loader is None: return                      # rows that arise within the model
-        if own*self._loader.size != total: raise self.owner._error(f'a batch of {total} rows does not hold groups of {self._loader.size}: its loader leaves out items')
+        if self._loader is None: self.n = total; return      # rows that arise within the model
+        if not self._loader.grouped(self.iter): return       # none in this batch
+        self.n = total//self._loader.size
+        if self.n*self._loader.size != total: raise self.owner._error(f'a batch of {total} rows does not hold groups of {self._loader.size}: its loader leaves out items')
         if self._longest < max((t.shape[1] for t in _tensors(self.xb) if t.ndim > 1), default=0): raise self.owner._error(
             f"fastai's SentenceEncoder takes rows to be sorted by length where texts are longer than its bptt, {self._longest}, and more rows would not be: "
             f"shorten the texts (TextBlock(seq_len={self._longest})), or take another `source=`")
-        part = lambda b,i: _map(lambda t: self.owner.part(t)[i] if t.ndim and len(t) == total else t, b)
+        part = lambda b,i: _map(lambda t: self._loader.part(t)[i] if t.ndim and len(t) == total else t, b)
         (self.learn.xb,self._more),(self.learn.yb,self.y_more) = ((part(b, 0),part(b, 1)) for b in (self.xb,self.yb))
-        if self.owner.joined: self._watch([], None)
+        if self.owner.rows_out(self.n) != self.n: self._watch([], None)
 
     def _watch(self, sites, f):
         fresh = not self._handles

@@ -145,7 +145,7 @@ def labels_of(
     if len(ys) != len(ds): raise ValueError(f'labels_of: there are {len(ys)} labels for {len(ds)} items; {say}')
     return ys.astype(np.int64)
 
-# %% ../nbs/02_data.ipynb #ba87f829
+# %% ../nbs/02_data.ipynb #2310c059
 class GroupDL(TfmdDL):
     "Base of loaders that load every sample of `dl` with others: groups of rows, in the order of `dl`, by its transforms and workers"
     def __init__(self,
@@ -191,6 +191,19 @@ class GroupDL(TfmdDL):
     )->np.ndarray: # Indices
         "The rows of a batch, in order"
         return groups.reshape(-1)
+
+    def part(self,
+        t:Tensor, # The rows of one batch
+    )->tuple: # The samples themselves, (bs, ...), and the others, (bs·(size−1), ...)
+        "What `rows` has put together"
+        t = t.view(-1, self.size, *t.shape[1:])
+        return t[:,0],t[:,1:].flatten(0, 1)
+
+    def grouped(self,
+        i:int, # Number of a batch in the epoch
+    )->bool:
+        "Does that batch hold groups, or single samples?"
+        return True
 
     def get_idxs(self):
         idxs = np.array(list(itertools.islice(self.dl.get_idxs(), self.dl.n)), dtype=np.int64)
@@ -249,7 +262,11 @@ class MicroClusterDL(GroupDL):
             taken = np.where(enough[:,None], np.sort(np.column_stack([taken, pick]), 1), np.column_stack([picks[0]]*(t+1)))
         return self._sorted[self._start[cls][:,None] + np.column_stack(picks)]
 
-# %% ../nbs/02_data.ipynb #dc7ca5c7
+# %% ../nbs/02_data.ipynb #dae112cc
+def _clustered(dls, k, labels):
+    dls.loaders[0] = MicroClusterDL(dls.train, k, labels)
+    return dls
+
 @patch
 @delegates(Datasets.dataloaders)
 def microcluster_dataloaders(self:Datasets,
@@ -258,9 +275,7 @@ def microcluster_dataloaders(self:Datasets,
     **kwargs
 ):
     "`DataLoaders` whose training loader is a `MicroClusterDL`"
-    dls = self.dataloaders(**kwargs)
-    dls.loaders[0] = MicroClusterDL(dls.train, k, labels)
-    return dls
+    return _clustered(self.dataloaders(**kwargs), k, labels)
 
 @patch
 @delegates(DataBlock.dataloaders)
@@ -271,11 +286,9 @@ def microcluster_dataloaders(self:DataBlock,
     **kwargs
 ):
     "`DataLoaders` whose training loader is a `MicroClusterDL`"
-    dls = self.dataloaders(source, **kwargs)
-    dls.loaders[0] = MicroClusterDL(dls.train, k, labels)
-    return dls
+    return _clustered(self.dataloaders(source, **kwargs), k, labels)
 
-# %% ../nbs/02_data.ipynb #cd63e645
+# %% ../nbs/02_data.ipynb #4f5caab8
 class PairedDL(GroupDL):
     "A batch of `dl`, and below it a second one drawn independently from the same training set (ITRA, before Eq. 3)"
     def __init__(self,
@@ -297,10 +310,12 @@ class PairedDL(GroupDL):
         else: second = idxs[rng.permutation(n)]
         if self.active is not None and n:
             batch = np.arange(n) % (n//self.ranks) // self.bs   # ranks get slices of equal length
-            second[~np.array([bool(self.active(b)) for b in range(batch.max()+1)])[batch]] = -1
+            second[~np.array([self.grouped(b) for b in range(batch.max()+1)])[batch]] = -1
         return np.column_stack([idxs, second])
 
+    def grouped(self, i): return self.active is None or bool(self.active(i))
     def rows(self, groups): return groups.T.reshape(-1)
+    def part(self, t): return t.chunk(2)
 
 # %% ../nbs/02_data.ipynb #6f56f1f8
 class PadCrop(RandTransform):

@@ -12,7 +12,7 @@ from ..data import *
 from ..stats import *
 from fastai.basics import *
 
-# %% ../../nbs/14_callback.baselines.ipynb #4930fdf2
+# %% ../../nbs/14_callback.baselines.ipynb #27efe224
 class CenterLoss(ClasswiseCallback):
     "Pull each sample's features towards a centre of its class that follows them: L_C = ½ mean_i ‖z_i − c_{y_i}‖² (Wen et al. 2016, Eqs. 2 to 4)"
     _can_do_without = False
@@ -23,16 +23,13 @@ class CenterLoss(ClasswiseCallback):
         n_classes:int=None, # K; by default from the data loaders, else the width of the model's output
     ):
         super().__init__(weight, layer, n_classes=n_classes)
-        self.lr,self.centers,self._restored = _check_number(self, 'lr', lr, above=True),None,False
+        self.lr,self.centers = _check_number(self, 'lr', lr, above=True),None
         if lr > 1: raise self._error(f'`lr` is a share of the way to the mean, up to 1, not {lr!r}')
 
     @property
     def label(self): return 'center'
 
-    def setup(self):
-        super().setup()
-        if not self._restored: self.centers = None
-        self._restored = False
+    def reset(self): self.centers = None
 
     def penalty(self, z, *yb):
         "L_C with the centres as they are, which then follow: c_k −= lr·Σ_{y_i=k}(c_k − z_i)/(1 + n_k)"
@@ -48,7 +45,7 @@ class CenterLoss(ClasswiseCallback):
     def state_dict(self): return dict(centers=None if self.centers is None else self.centers.cpu())
     def load_state_dict(self, state): self.centers,self._restored = state['centers'],True
 
-# %% ../../nbs/14_callback.baselines.ipynb #7f0641d9
+# %% ../../nbs/14_callback.baselines.ipynb #28863235
 class DisturbLabel(LayerCallback):
     "Replace each label of a training batch with probability `p` by one drawn uniformly from all classes (Xie et al. 2016)"
     order = LayerCallback.order-2       # before `ManifoldMixup`, so that all of the step sees the same labels
@@ -63,7 +60,7 @@ class DisturbLabel(LayerCallback):
     def setup(self):
         super().setup()
         self.K = self._find_n_classes()
-        if self.K is not None: return
+        if self.K is not None or self.p == 0: return
         try: self.K = int(labels_of(self.dls.train).max()) + 1
         except ValueError: raise self._error('the number of classes is not known from the data loaders: give `n_classes`') from None
 
@@ -75,7 +72,7 @@ class DisturbLabel(LayerCallback):
         disturbed,other = (torch.from_numpy(t).to(y.device, non_blocking=True).view(y.shape) for t in (disturbed,other))
         with plain_tensors(): self.learn.yb = (torch.where(disturbed, other.to(y.dtype), y),*self.yb[1:])
 
-# %% ../../nbs/14_callback.baselines.ipynb #75c3c6a5
+# %% ../../nbs/14_callback.baselines.ipynb #49048049
 class WeightL1(WeightedTerm):
     "Penalise the absolute value of a network's weights: Σ|w|, biases and normalisation left out"
     def __init__(self,
@@ -90,8 +87,7 @@ class WeightL1(WeightedTerm):
 
     def setup(self):
         super().setup()
-        try: layers = [m for _,m in get_layers(self.model, self.layer)] if self.layer is not None else [self.model]
-        except ValueError as e: raise self._error(f'layer={self.layer!r}: {e}') from None
+        layers = [self.model] if self.layer is None else [m for _,m in self._find(get_layers, self.layer)]
         self._weights = list({id(p): p for m in layers for p in m.parameters() if p.ndim > 1 and p.requires_grad}.values())
         if not self._weights: raise self._error(f'layer={self.layer!r} has no weights that are trained')
 

@@ -12,7 +12,7 @@ from ..data import *
 from ..stats import *
 from fastai.basics import *
 
-# %% ../../nbs/13_callback.itra.ipynb #c56a9d77
+# %% ../../nbs/13_callback.itra.ipynb #c9ad22e8
 class ITRA(ClasswiseCallback):
     "Align the features of two mini-batches: the loss of the first, plus `weight` × the MMD between both, per class (ITRA, Eqs. 3 to 6)"
     def __init__(self,
@@ -37,32 +37,25 @@ class ITRA(ClasswiseCallback):
         if not (sigma is None or callable(sigma)): _check_number(self, 'sigma', sigma, above=True)
         for k in ('separate','matched'):
             if getattr(self, k) and source != 'dataset': raise self._error(f"`{k}=True` is for source='dataset'")
-        self._queue,self._restored = [],False
+        self._queue = []
 
     @property
     def label(self): return 'itra_c' if self.classwise else 'itra'
 
-    def weight_at(self, i): return 0. if (self.epoch + i/self.n_iter)/self.n_epoch < self.warmup else super().weight_at(i)
+    def weight_at(self, i): return 0. if self.share_at(i) < self.warmup else super().weight_at(i)
 
-    # what `ExtraRows` asks: the second batch stands below the first
+    # what `ExtraRows` asks
     @property
     def adds_rows(self): return self.source == 'dataset' and (callable(self.weight) or self.weight > 0)
     beside = "use source='split' or source='queue'"
-    @property
-    def joined(self): return not self.separate
     def more_rows(self, dl): return PairedDL(dl, self.matched, self.labels, active=lambda i: self.weight_at(i) > 0)
-    def own_rows(self, total): return total//2 if self.weight_at(self.iter) > 0 else total
-    def rows_out(self, n): return 2*n if self.joined and self.weight_at(self.iter) > 0 else n
-    def part(self, t): return t.chunk(2)
+    def rows_out(self, n): return n if self.separate else 2*n
 
     def _more_companions(self):
         self._rows = ExtraRows(self)
         return [self._rows]*(self.source == 'dataset')
 
-    def setup(self):
-        super().setup()
-        if not self._restored: self._queue = []
-        self._restored = False
+    def reset(self): self._queue = []
 
     def _is_ours(self, x): return super()._is_ours(x) or (self.separate and self._rows._more is not None and x is self._rows._more[0])
 

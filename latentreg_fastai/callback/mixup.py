@@ -11,7 +11,7 @@ from ..core import _check_number
 from fastai.basics import *
 from fastai.callback.mixup import MixHandler,reduce_loss
 
-# %% ../../nbs/10_callback.mixup.ipynb #08823419
+# %% ../../nbs/10_callback.mixup.ipynb #5b408a20
 class ManifoldMixup(LayerCallback):
     "Mix the hidden states of a layer drawn for each batch, and the targets (Manifold Mixup, Eq. 1)"
     order,run_valid = LayerCallback.order-1,False   # before penalties: they see what the next layer sees
@@ -35,8 +35,7 @@ class ManifoldMixup(LayerCallback):
         if other: self._refuse(other[0], 'mixes the batch too; take one of the two (ManifoldMixup(layers=[]) is Input Mixup)')
         self._sites = None
         if self.eligible in (None,'all'): return
-        try: [Site.all(self.model, l) for l in (self.eligible if is_listy(self.eligible) else [self.eligible])]
-        except ValueError as e: raise self._error(f'layers={self.eligible!r}: {e}') from None
+        for l in self.eligible if is_listy(self.eligible) else [self.eligible]: self._find(Site.all, l, layers=self.eligible)
 
     def draw(self,
         n:int, # Rows of the batch

@@ -12,7 +12,7 @@ from ..data import *
 from ..stats import *
 from fastai.basics import *
 
-# %% ../../nbs/12_callback.phantom.ipynb #fafd4d4c
+# %% ../../nbs/12_callback.phantom.ipynb #b32480b1
 class PhantomEmbedding(TermCallback):
     "Train on each sample and on the mean embedding of a micro-cluster of its class (phantom paper, Eq. 3)"
     def __init__(self,
@@ -33,18 +33,14 @@ class PhantomEmbedding(TermCallback):
     # what `ExtraRows` asks: k rows a sample go in, two come out
     @property
     def adds_rows(self): return self.k > 1
-    joined,beside = True,'a phantom is the mean of one class: take one of the two'
+    beside = 'a phantom is the mean of one class: take one of the two'
     def more_rows(self, dl):
         if self.source == 'batch': return None
         own = undistributed(dl)
         if not isinstance(own, MicroClusterDL): return MicroClusterDL(dl, self.k, self.labels)
         if own.size != self.k: raise self._error(f'the training loader has clusters of {own.size}, and `k` is {self.k}')
         return own
-    def own_rows(self, total): return total if self.source == 'batch' else total//self.k
     def rows_out(self, n): return 2*n
-    def part(self, t):
-        t = t.view(-1, self.k, *t.shape[1:])
-        return t[:,0],t[:,1:].flatten(0, 1)
 
     def _more_companions(self):
         self._rows = ExtraRows(self)
