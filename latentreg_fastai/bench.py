@@ -45,14 +45,14 @@ methods = {'baseline':      None,
            'MixUp':         MixUp}
 of_fastai = ('LabelSmoothing','MixUp')
 
-# %% ../nbs/30_bench.ipynb #f5130133
+# %% ../nbs/30_bench.ipynb #3c5065f6
 class _Remedy(ITRA):
     "ITRA from the first step on, with `remedy`: `'floor'` (σ at least `factor` × the mean of ‖z‖²), `'running'` (a moving average of σ), `'distance'` (σ the median distance, not its square), `'ramp'` (the weight rises over the first fifth)"
     def __init__(self, remedy=None, factor=1., **kwargs):
         super().__init__(**{'warmup': 0., **kwargs} if remedy else kwargs)
         self.remedy,self.factor,self.mean = remedy,factor,None
         if remedy in ('floor','running','distance'): self.sigma = getattr(self, f'_{remedy}')
-    def weight_at(self, i): return super().weight_at(i)*(min(1, (self.epoch + i/self.n_iter)/self.n_epoch/.2) if self.remedy == 'ramp' else 1)
+    def weight_at(self, i): return super().weight_at(i)*(min(1, self.share_at(i)/.2) if self.remedy == 'ramp' else 1)
     def penalty(self, z, *yb):
         self.scale = z.detach().flatten(1).square().sum(1).mean()
         return super().penalty(z, *yb)
@@ -79,10 +79,10 @@ class _Watch(Callback):
         train,_,err,nll = self.recorder.values[-1][:4]
         self.curve.append(dict(epoch=self.epoch, train_loss=train, nll=nll, error=100*err))
 
-# %% ../nbs/30_bench.ipynb #7ef76052
+# %% ../nbs/30_bench.ipynb #e91ee948
 def one_run(
-    run:dict, # Keys: data, data_args, net, net_args, method, args, seed, epochs, lr, and optionally fit ('one_cycle' or 'flat'), label (the row in a table; by default the method), curve (points, 10 by default), last (of the last epochs so many are measured, 5 by default)
-)->dict: # The run and what came of it: error (%) and nll of the last epoch, their medians over the last five, curve, step_ms, seconds, versions, device
+    run:dict, # Keys: data, data_args, net, net_args, method, args, seed, epochs, lr, and optionally fit ('one_cycle' or 'flat'), label (the row in a table; by default the method), points (of the curve, 10 by default), last (of the last epochs so many are measured, 5 by default)
+)->dict: # The run and what came of it: error (%) and nll of the last epoch, their medians over the last epochs, curve, step_ms, seconds, versions, device
     "Train as `run` says, with Adam, and measure on the validation loader. All randomness comes from the run's seed"
     start,seed,n = time.perf_counter(),run['seed'],run['epochs']
     set_seed(seed)
@@ -96,11 +96,11 @@ def one_run(
     method = make and make(**run['args'])
     cbs,loss = (L(method),CrossEntropyLossFlat()) if method is None or isinstance(method, Callback) else (L(),method)
     learn = Learner(dls, model, loss_func=loss, metrics=[error_rate, AvgMetric(F.cross_entropy)])
-    at = set(range(max(0, n-run.get('last', 5)), n)) | set(range(0, n, max(1, n//run.get('curve', 10))))
+    at = set(range(max(0, n-run.get('last', 5)), n)) | set(range(0, n, max(1, n//run.get('points', 10))))
     watch = _Watch(at)
     fit = dict(one_cycle=learn.fit_one_cycle, flat=learn.fit)[run.get('fit', 'one_cycle')]
     with learn.no_bar(), learn.no_logging(): fit(n, run['lr'], cbs=cbs+watch)
-    last = lambda k: float(np.median([c[k] for c in watch.curve[-5:]]))
+    last = lambda k: float(np.median([c[k] for c in watch.curve if c['epoch'] >= n-run.get('last', 5)]))
     return {**run, 'error': watch.curve[-1]['error'], 'nll': watch.curve[-1]['nll'], 'error_last5': last('error'), 'nll_last5': last('nll'), 'curve': watch.curve,
             'terms': {k: v[-1] for k,v in getattr(learn.recorder, 'terms', {}).items()}, 'step_ms': float(np.median(watch.step_ms)),
             'seconds': time.perf_counter()-start, 'device': str(dls.device), 'threads': torch.get_num_threads(), 'versions': versions()}
@@ -296,7 +296,7 @@ class Suite:
         best = self.choose_strengths(run_all(self.strength_runs(lr), file, jobs, 'strength'))
         return run_all(self.test_runs(lr, best), file, jobs, 'test')
 
-# %% ../nbs/30_bench.ipynb #3a0071bf
+# %% ../nbs/30_bench.ipynb #55c9835a
 _penalties = dict.fromkeys(('cw-VR','VR','cw-CR','CR'), ('weight', (.01,.1,1.,10.,100.)))
 _grid = {'ManifoldMixup': ('alpha', (.5,1.,2.)), **_penalties, 'ActivationL1': ('weight', (1e-4,1e-3,1e-2,.1,1.)), 'MixUp': ('alpha', (.2,.4,1.))}
 
@@ -317,7 +317,7 @@ def _pairs(n_train, epochs, fixed):
     return Suite(base, (5e-3,), _baselines, 10_000, range(100,101), range(5), fixed)   # the rate that mnist-1k and mnist-5k chose
 suites.update({'pairs-1k': _pairs(1000, 200, _rows), 'pairs-5k': _pairs(5000, 100, _rows | _weights)})
 _cifar = {'Phantom k=2': ('Phantom', {}), 'ITRA-c': ('ITRA-c', {}), 'ITRA-c split': ('ITRA-c split', {}), 'CenterLoss': ('CenterLoss', {}), 'LabelSmoothing': ('LabelSmoothing', {})}
-suites['pairs-cifar-1k'] = Suite(dict(data='cifar10', data_args=dict(n_train=1000), net='cnn', net_args={}, epochs=60, curve=3, last=1), (1e-3,3e-3), None, 5000, range(100,101), range(3), _cifar)
+suites['pairs-cifar-1k'] = Suite(dict(data='cifar10', data_args=dict(n_train=1000), net='cnn', net_args={}, epochs=60, points=3, last=1), (1e-3,3e-3), None, 5000, range(100,101), range(3), _cifar)
 
 # ITRA without normalisation collapses when it starts at once: what prevents it
 _remedies = {'none': dict(warmup=0.), **{f'warm-up {w:g}': dict(warmup=w) for w in (.05,.1,.2,.4)}, 'ramp over 0.2': dict(remedy='ramp'), 'σ ≥ 0.1 mean ‖z‖²': dict(remedy='floor', factor=.1), 'σ ≥ mean ‖z‖²': dict(remedy='floor', factor=1.),

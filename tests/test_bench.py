@@ -65,6 +65,12 @@ def test_a_loss_is_a_method_and_nll_is_the_nll():
     flat = [{**RUN, 'fit': f} for f in ('flat','one_cycle')]
     assert bench._key(flat[0]) != bench._key(flat[1]) and one_run(flat[0])['nll'] != one_run(flat[1])['nll']
 
+def test_medians_are_of_the_last_epochs():
+    "However few epochs were measured, no earlier one enters"
+    few,some = (one_run({**RUN, 'epochs': 6, 'points': 2, 'last': n}) for n in (1,3))
+    assert [c['epoch'] for c in few['curve']] == [0,3,5] and few['error_last5'] == few['error'] and few['nll_last5'] == few['nll']
+    assert [c['epoch'] for c in some['curve']] == [0,3,4,5] and some['nll_last5'] == np.median([c['nll'] for c in some['curve'][1:]])
+
 def test_fixed_rows_of_a_suite():
     s = Suite(dict(data='mnist', data_args=dict(n_train=1000), net='mlp', net_args={}, epochs=1), (5e-3,), fixed={'Phantom k=3': ('Phantom', dict(k=3))}, seeds=range(2))
     assert s.lr_runs() == s.strength_runs(5e-3) == [] and s.choose_lr([]) == 5e-3
@@ -75,7 +81,7 @@ def test_fixed_rows_of_a_suite():
 def test_itra_does_not_collapse():
     "1,000 MNIST images, the MLP without normalisation, Adam 1e-3, weight 0.6, five seeds: no run is above its baseline + 2 points; without a warm-up it is a guess"
     suite = suites['itra-collapse']
-    suite = Suite({**suite.base, 'data_args': dict(n_train=1000, n_valid=2000), 'curve': 1, 'last': 1}, suite.lrs, seeds=range(5), fixed={'ITRA-c': ('ITRA-c', {}), 'none': ('ITRA-c', dict(warmup=0.))})
+    suite = Suite({**suite.base, 'data_args': dict(n_train=1000, n_valid=2000), 'points': 1, 'last': 1}, suite.lrs, seeds=range(5), fixed={'ITRA-c': ('ITRA-c', {}), 'none': ('ITRA-c', dict(warmup=0.))})
     errors = {(r.get('label', r['method']),r['seed']): one_run(r)['error'] for r in suite.test_runs(1e-3, {}) if r['seed'] == 0 or r.get('label') != 'none'}
     assert all(errors['ITRA-c',s] < errors['baseline',s] + 2 for s in range(5)), errors
     assert errors['none',0] > 80
