@@ -8,3 +8,8 @@ from .callback.moments import *
 from .callback.phantom import *
 from .callback.itra import *
 from .callback.baselines import *
+from .callback.monitor import *
+from .viz import *
+from .metrics import *
+from .robustness import *
+from .interpret import *

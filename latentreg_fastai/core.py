@@ -578,12 +578,12 @@ def undistributed(
     cls = getattr(sys.modules.get('fastai.distributed'), 'DistributedDL', ())   # importing it needs accelerate
     return dl.dl if isinstance(dl, cls) else dl
 
-# %% ../nbs/01_core.ipynb #714345e8
+# %% ../nbs/01_core.ipynb #e357ae31
 class ExtraRows(LayerCallback):
     "Companion of a callback (`owner`) that lets the model see more rows in training than the batch's own, which come first"
     order,n = LayerCallback.order-3,0   # before any callback that looks at rows; rows of the batch's own, while there are more
     _stateattrs = LayerCallback._stateattrs + ('_base','_loader','_more','y_more','pred_more')
-    _base,_loader,_more = None,None,None
+    _base,_loader,_more,y_more,pred_more = None,None,None,None,None
     def __init__(self,
         owner, # A `TermCallback` with the members below
     ): self.owner = owner
@@ -626,9 +626,13 @@ class ExtraRows(LayerCallback):
         if self._longest < max((t.shape[1] for t in _tensors(self.xb) if t.ndim > 1), default=0): raise self.owner._error(
             f"fastai's SentenceEncoder takes rows to be sorted by length where texts are longer than its bptt, {self._longest}, and more rows would not be: "
             f"shorten the texts (TextBlock(seq_len={self._longest})), or take another `source=`")
-        part = lambda b,i: _map(lambda t: self._loader.part(t)[i] if t.ndim and len(t) == total else t, b)
-        (self.learn.xb,self._more),(self.learn.yb,self.y_more) = ((part(b, 0),part(b, 1)) for b in (self.xb,self.yb))
+        (self.learn.xb,self._more),(self.learn.yb,self.y_more) = self.part(self.xb),self.part(self.yb)
         if self.owner.rows_out(self.n) != self.n: self._watch([], None)
+
+    def part(self, b):
+        "The batch's own rows of what the loader gave, and those beside"
+        total = self.n*self._loader.size
+        return tuple(_map(lambda t: self._loader.part(t)[i] if t.ndim and len(t) == total else t, b) for i in (0,1))
 
     def _watch(self, sites, f):
         fresh = not self._handles

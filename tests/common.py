@@ -27,10 +27,12 @@ CALLBACKS = {
     'CenterLoss':             (lambda: CenterLoss(),                                   lambda: CenterLoss(0.)),
     'DisturbLabel':           (lambda: DisturbLabel(.5),                               lambda: DisturbLabel(0.)),
     'WeightL1':               (lambda: WeightL1(1e-3),                                 lambda: WeightL1(0.)),
+    'LatentMonitor':          (lambda: LatentMonitor(2),                               lambda: LatentMonitor(1)),   # watching changes nothing
     'cw-VR on a feature map': (lambda: VarianceRegularizer(3., layer='0'),             lambda: VarianceRegularizer(0., layer='0')),
 }
 CAN_BE_OFF = [k for k,(_,off) in CALLBACKS.items() if off]
 PENALTIES  = [k for k,(f,_) in CALLBACKS.items() if isinstance(f(), WeightedTerm)]   # have a weight
+ONLY_WATCH = ['LatentMonitor']                                                        # training is the same with them
 ADD_ROWS   = [k for k in CALLBACKS if k.startswith('Phantom') or k in ('ITRA-c','ITRA-c warm-up','ITRA separate')]
 
 def net():
