@@ -15,7 +15,7 @@ hidden = [c for c in nb.cells if c.metadata.get('hide')]
 for c in hidden: c.source = ''
 text,_ = MarkdownExporter().from_notebook_node(nb)
 text = re.sub(r'```\w*\s*```\n', '', text)               # cells without their source
-text = re.sub(r'\]\(([\w.]+\.ipynb)\)', r'](nbs/\1)', text)
+text = re.sub(r'\]\(([\w./]+\.(ipynb|png))\)', r'](nbs/\1)', text)
 text = re.sub(r'<style[^>]*>.*?</style>\s*', '', text, flags=re.S)
 text = re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
 text = '<!-- Made from nbs/index.ipynb by .ci/readme.py: edit that. -->\n\n' + text

@@ -36,7 +36,7 @@ class TensorItems:
         if self.vocab is None: return o
         return (*o[:self.n_inp], *[Category(str(self.vocab[int(y)])) for y in o[self.n_inp:]])
 
-# %% ../nbs/02_data.ipynb #361adf80
+# %% ../nbs/02_data.ipynb #dee514ff
 @delegates()
 class TensorDL(TfmdDL):
     "Loads batches by index from a data set held as tensors on `device`: nothing is collated, batch transforms run there"
@@ -51,9 +51,9 @@ class TensorDL(TfmdDL):
             if Pipeline(kwargs.get(nm)).fs: raise ValueError(f'TensorDL draws whole batches and has no items to transform: give `after_batch` instead of `{nm}`')
         if isinstance(dataset, tuple): dataset = TensorItems(*dataset, vocab=vocab)
         elif not isinstance(dataset, TensorItems): dataset = TensorItems(*self._stack(dataset))
-        kwargs['num_workers'] = 0
+        kwargs['num_workers'],self._on = 0,{}             # before transforms are set up, which may ask for a batch
         super().__init__(dataset, bs=bs, shuffle=shuffle, **kwargs)
-        self._n_inp,self._on = dataset.n_inp,{}
+        self._n_inp = dataset.n_inp
 
     @staticmethod
     def _stack(items):
@@ -318,7 +318,7 @@ class PairedDL(GroupDL):
     def rows(self, groups): return groups.T.reshape(-1)
     def part(self, t): return t.chunk(2)
 
-# %% ../nbs/02_data.ipynb #bd7902e8
+# %% ../nbs/02_data.ipynb #66728668
 def sampled_dl(
     dl, # A fastai loader
     n:int=None, # How many samples; by default, and where there are no more, all, in the data set's order
@@ -327,9 +327,9 @@ def sampled_dl(
     "A loader of `n` samples of `dl`"
     if not isinstance(dl, DataLoader): raise TypeError(f'sampled_dl: a fastai DataLoader is needed, not {type(dl).__module__}.{type(dl).__name__}')
     if n is not None and n < 1: raise ValueError(f'sampled_dl: `n` must be above 0, not {n!r}')
-    if n is None or dl.n is None or n >= dl.n: return dl.new(shuffle=False, drop_last=False)
-    new = dl.new(shuffle=False, drop_last=False, get_idxs=_ConstantFunc(np.random.default_rng(seed).permutation(dl.n)[:n].tolist()))
-    new.n = n
+    some = {} if n is None or dl.n is None or n >= dl.n else dict(get_idxs=_ConstantFunc(np.random.default_rng(seed).permutation(dl.n)[:n].tolist()))
+    new = dl.new(shuffle=False, drop_last=False, **some)
+    new.n = n if some else dl.n
     return new
 
 @contextmanager

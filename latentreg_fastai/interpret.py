@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LatentInterpretation', 'LatentComparison']
 
-# %% ../nbs/23_interpret.ipynb #3fc40047
+# %% ../nbs/23_interpret.ipynb #c62ea203
 from .core import *
 from .core import _check_number
 from .data import *
@@ -14,10 +14,11 @@ from .metrics import _act_of,_double
 from .stats import *
 from .viz import *
 from fastai.interpret import *
+from fastai.learner import _ConstantFunc
 import matplotlib as mpl
 from fastai.vision.all import *
 
-# %% ../nbs/23_interpret.ipynb #bb4e8f0e
+# %% ../nbs/23_interpret.ipynb #71ac7df4
 class _Gather(Callback):
     "Keep the features at `site` of the samples that `keep` asks for, (n, I), float32, on the CPU"
     run_train = False
@@ -39,7 +40,7 @@ class _Gather(Callback):
         self.at += n
 
     def _begin(self, units):
-        fit = int(self.memory*1e9//(4*units))
+        fit = int(min(self.memory*1e9//(4*units), self.total)) if self.memory < math.inf else self.total
         self.rows = np.ones(self.total, dtype=bool)
         if fit < self.total:
             if fit < 2: raise ValueError(f'LatentInterpretation: not even two samples of {units:,} units fit into memory={self.memory:g} GB; choose a smaller `layer`')
@@ -51,18 +52,22 @@ class _Gather(Callback):
 def _gather(learn, site, dl, act, memory, seed):
     "Features, probabilities and targets of the samples of `dl` that are kept"
     if dl.n is None: raise TypeError('LatentInterpretation: the loader must know how many samples it has')
+    idxs = list(itertools.islice(dl.get_idxs(), dl.n))
     cb = _Gather(site, dl.n, memory, seed)
+    if dl.indexed: dl = dl.new(get_idxs=_ConstantFunc(idxs))
     handle = site.hook(cb.see)
-    try:
-        with no_random(seed): probs,targets = learn.get_preds(dl=dl, act=act, reorder=False, cbs=cb)
+    try: probs,targets = learn.get_preds(dl=dl, act=act, reorder=False, cbs=cb)
     finally: handle.remove()
     if cb.at != cb.total: raise ValueError(f'LatentInterpretation: the loader gave {cb.at} samples and says it has {cb.total}')
-    keep = lambda t: t.as_subclass(Tensor)[torch.from_numpy(cb.rows)] if isinstance(t, Tensor) and len(t) == cb.total else t
+    order = np.argsort(np.array(idxs)[cb.rows], kind='stable')       # that of the data set, from which a loader of texts departs
+    mine = torch.from_numpy(cb.rows.nonzero()[0][order])
+    keep = lambda t: t.as_subclass(Tensor)[mine] if isinstance(t, Tensor) and len(t) == cb.total else t
+    if (np.diff(order) != 1).any(): cb.z = cb.z[torch.from_numpy(order)]
     bad = ~cb.z.isfinite().all(1)
     if bad.any(): raise ValueError(f'LatentInterpretation: the features of {int(bad.sum()):,} of {len(cb.z):,} samples at {site} hold NaN or infinite values: has the model diverged?')
     return cb.z,keep(probs),keep(targets)
 
-# %% ../nbs/23_interpret.ipynb #8ec7aeb4
+# %% ../nbs/23_interpret.ipynb #7b721662
 class LatentInterpretation(Interpretation):
     "Features of a layer, with probabilities and targets, of all samples of a loader; measured and drawn"
     def __init__(self,
@@ -78,7 +83,7 @@ class LatentInterpretation(Interpretation):
     ):
         store_attr()
         vocab = getattr(dl, 'vocab', None)
-        self.vocab = vocab[-1] if is_listy(vocab) and len(vocab) and is_listy(vocab[-1]) else vocab
+        self.vocab = vocab[-1] if is_listy(vocab) and len(vocab) and not isinstance(vocab[-1], str) and is_iter(vocab[-1]) else vocab   # of texts the first is that of words
 
     @classmethod
     def from_learner(cls,
@@ -95,7 +100,7 @@ class LatentInterpretation(Interpretation):
         try: site = Site.all(learn.model, layer)[-1]
         except ValueError as e: raise ValueError(f'LatentInterpretation: layer={layer!r}: {e}') from None
         dl,act = learn.dls[ds_idx] if dl is None else dl,_act_of(learn, act)
-        with no_random(seed), no_augment(dl):
+        with untouched(learn, seed), no_augment(dl):
             dl = sampled_dl(dl)
             found = _gather(learn, site, dl, act, memory, seed)
         return cls(learn, dl, *found, site, act, memory, seed)
@@ -105,7 +110,8 @@ class LatentInterpretation(Interpretation):
     @functools.cached_property
     def losses(self):
         "The loss of each sample, as fastai's interpretations have it; a pass of its own"
-        return self.learn.get_preds(dl=self.dl, with_loss=True, with_preds=False, with_targs=False, act=self.act)[-1]
+        with untouched(self.learn, self.seed), no_augment(self.dl):
+            return self.learn.get_preds(dl=self.dl, with_loss=True, with_preds=False, with_targs=False, act=self.act)[-1]
 
     def _labels(self, what):
         "Labels, (N,), or an error"
@@ -124,11 +130,12 @@ class LatentInterpretation(Interpretation):
 
     def characteristics(self,
         max_units:int=2048, # Of more units so many are drawn for the rows over pairs
+        share:float=0., # Units and pairs count where they are positive in this share of the samples, of all or of a class, and in two
     )->pd.DataFrame: # A column of figures
         "Table 5 of the class-wise paper for this layer, in our reading, with two measures more: see `characteristics`"
         y = self.targets
         is_label = isinstance(y, Tensor) and not y.is_floating_point() and y.numel() == len(self.features)
-        return pd.DataFrame({str(self.site): characteristics(self.features, y.view(-1) if is_label else None, max_units)})
+        return pd.DataFrame({str(self.site): characteristics(self.features, y.view(-1) if is_label else None, max_units, share)})
 
     def calibration(self,
         n_bins:int=15, # Bins of confidence
@@ -145,7 +152,7 @@ class LatentInterpretation(Interpretation):
     )->pd.DataFrame: # error and k, with the numbers of samples used
         "Error of a k-nearest-neighbour classifier on the features, looking among the training set's (Manifold Mixup, Section 5.1)"
         y,z,train = self._labels('knn'),self.features,self.learn.dls.train
-        with no_random(self.seed), no_augment(train):
+        with untouched(self.learn, self.seed), no_augment(train):
             feats,_,labels = _gather(self.learn, self.site, sampled_dl(train, max_train, self.seed), self.act, self.memory, self.seed)
         pick = slice(None) if max_n is None or max_n >= len(z) else np.random.default_rng(self.seed).permutation(len(z))[:max_n]
         errors = knn_error(feats, labels, z[pick], y[pick], tuplify(k))
@@ -214,8 +221,9 @@ class LatentInterpretation(Interpretation):
         pick = np.arange(n) if max_n is None or max_n >= n else np.random.default_rng(self.seed).permutation(n)[:max_n]
         if len(pick) <= perplexity: raise ValueError(f'LatentInterpretation.plot_tsne: `perplexity` must be below the number of samples, {len(pick)}, and is {perplexity:g}')
         xy = TSNE(perplexity=perplexity, random_state=self.seed, init='random').fit_transform(self.features[pick].numpy())
-        ax = plot_points(xy, y[pick], self.vocab, ax=ax, figsize=figsize, max_points=len(pick), **kwargs)
-        ax.set(xticks=[], yticks=[], title=f'{len(pick):,} of {n:,} samples' if len(pick) < n else '')
+        ax = plot_points(xy, y[pick], self.vocab, ax=ax, figsize=figsize, **{'max_points': len(pick), **kwargs})
+        ax.set(xticks=[], yticks=[])
+        if len(pick) < n: ax.set_title(f'{len(ax.collections[0].get_offsets()):,} of {n:,} samples')
         return ax
 
     def plot_reliability(self,
@@ -235,24 +243,19 @@ class LatentInterpretation(Interpretation):
         "NLL of λ·y₁ + (1−λ)·y₂ where the hidden states of two samples are mixed in the same way, in the input and at each layer (Manifold Mixup, Fig. 2)"
         self._labels('interpolation')
         model,lams = self.learn.model,np.linspace(0, 1, points)
-        training = {m: m.training for m in model.modules()}
-        with no_random(self.seed), no_augment(self.dl):
+        with untouched(self.learn, self.seed), no_augment(self.dl), torch.no_grad():
             batches = [self.dl._split(b) if hasattr(self.dl, '_split') else b for b in sampled_dl(self.dl, n, self.seed)]
             batches = [(b[:self.dl.n_inp],b[-1].view(-1).long()) for b in batches if len(b[-1]) > 1]
+            if not batches: raise ValueError('LatentInterpretation.interpolation: no batch has two samples to mix; take more samples, `n`, or larger batches')
             sites = mixing_sites(model, batches[0][0], layers)
             total = np.zeros((points, len(sites)))
-            try:
-                model.eval()
-                for (j,site),(i,lam),(xb,y) in itertools.product(enumerate(sites), enumerate(lams), batches):
-                    handle = site.hook(lambda z: torch.lerp(z.roll(1, 0), z, float(lam)))
-                    try:
-                        with torch.no_grad(): p = self.act(_double(first(tuplify(model(*xb)))))
-                    finally: handle.remove()
-                    log = p.clamp_min(torch.finfo(p.dtype).tiny).log()
-                    nll = [log.gather(1, t[:,None]).sum() for t in (y,y.roll(1))]
-                    total[i,j] -= float(lam*nll[0] + (1-lam)*nll[1])
-            finally:
-                for m,t in training.items(): m.training = t
+            for (j,site),(i,lam),(xb,y) in itertools.product(enumerate(sites), enumerate(lams), batches):
+                handle = site.hook(lambda z: torch.lerp(z.roll(1, 0), z, float(lam)))
+                try: p = self.act(_double(first(tuplify(model(*xb)))))
+                finally: handle.remove()
+                log = p.clamp_min(torch.finfo(p.dtype).tiny).log()
+                nll = [log.gather(1, t[:,None]).sum() for t in (y,y.roll(1))]
+                total[i,j] -= float(lam*nll[0] + (1-lam)*nll[1])
         return pd.DataFrame(total/sum(len(y) for _,y in batches), pd.Index(lams, name='λ'), [str(s) for s in sites])
 
     def plot_interpolation(self,
@@ -277,7 +280,7 @@ class LatentInterpretation(Interpretation):
         if not learners: raise ValueError('LatentInterpretation.compare: there is no learner to compare')
         return LatentComparison({k: l if isinstance(l, LatentInterpretation) else cls.from_learner(l, layer, dl, **kwargs) for k,l in learners.items()})
 
-# %% ../nbs/23_interpret.ipynb #bd599b51
+# %% ../nbs/23_interpret.ipynb #78430105
 class LatentComparison:
     "Several `LatentInterpretation`s side by side: tables with a column for each, plots with a panel for each"
     def __init__(self,
@@ -300,15 +303,15 @@ class LatentComparison:
         axs = axes_for(ax, len(self.interps), figsize, ncols, **kwargs)
         for a,(k,i) in zip(axs, self.interps.items()):
             plot(i, a)
-            a.set_title('\n'.join(filter(None, [k,a.get_title()])))
+            a.set_title('\n'.join(filter(None, [str(k),a.get_title()])))
         return axs
 
-    def plot_histograms(self, unit=None, ax=None, figsize=None, **kwargs): return self._panels(lambda i,a: i.plot_histograms(unit, ax=a, legend=i is next(iter(self.interps.values())), **kwargs), ax, figsize)
-    def plot_units(self, i=None, j=None, ax=None, figsize=None, **kwargs): return self._panels(lambda o,a: o.plot_units(i, j, ax=a, **kwargs), ax, figsize)
-    def plot_tsne(self, ax=None, figsize=None, **kwargs): return self._panels(lambda i,a: i.plot_tsne(ax=a, **kwargs), ax, figsize)
-    def plot_reliability(self, ax=None, figsize=None, **kwargs): return self._panels(lambda i,a: i.plot_reliability(ax=a, **kwargs), ax, figsize)
-    def plot_pca(self, dims=2, ax=None, figsize=None, **kwargs):
-        return self._panels(lambda i,a: i.plot_pca(dims, ax=a, **kwargs), ax, figsize, **(dict(subplot_kw=dict(projection='3d')) if dims == 3 else {}))
+    def plot_histograms(self, unit=None, ax=None, figsize=None, ncols=None, **kwargs): return self._panels(lambda i,a: i.plot_histograms(unit, ax=a, **{'legend': i is next(iter(self.interps.values())), **kwargs}), ax, figsize, ncols)
+    def plot_units(self, i=None, j=None, ax=None, figsize=None, ncols=None, **kwargs): return self._panels(lambda o,a: o.plot_units(i, j, ax=a, **kwargs), ax, figsize, ncols)
+    def plot_tsne(self, ax=None, figsize=None, ncols=None, **kwargs): return self._panels(lambda i,a: i.plot_tsne(ax=a, **kwargs), ax, figsize, ncols)
+    def plot_reliability(self, ax=None, figsize=None, ncols=None, **kwargs): return self._panels(lambda i,a: i.plot_reliability(ax=a, **kwargs), ax, figsize, ncols)
+    def plot_pca(self, dims=2, ax=None, figsize=None, ncols=None, **kwargs):
+        return self._panels(lambda i,a: i.plot_pca(dims, ax=a, **kwargs), ax, figsize, ncols, **(dict(subplot_kw=dict(projection='3d')) if dims == 3 else {}))
 
     def interpolation(self, **kwargs)->pd.DataFrame: # Columns by name and place
         "`LatentInterpretation.interpolation` of each"

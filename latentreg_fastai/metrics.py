@@ -10,7 +10,7 @@ __all__ = ['calibration_bins', 'expected_calibration_error', 'negative_log_likel
 from .stats import *
 from fastai.basics import *
 
-# %% ../nbs/21_metrics.ipynb #1ddce8c4
+# %% ../nbs/21_metrics.ipynb #d52df51d
 def _double(t):
     "Sums of many float32 numbers lose digits; float64 where the device has it"
     t = t.as_subclass(Tensor)
@@ -20,11 +20,13 @@ def _act_of(learn, act=None):
     "What turns the model's predictions into probabilities"
     return act or getattr(learn.loss_func, 'activation', None) or partial(F.softmax, dim=-1)
 
+def _is_labels(y, n): return not y.is_floating_point() and y.ndim > 0 and len(y) == y.numel() == n
+
 def _check_probs(name, probs, targets):
     "Probabilities, (N, K), as float64 and labels, (N,), or an error that says what they are instead"
     if probs.ndim != 2 or not probs.is_floating_point() or probs.shape[1] < 2:
         raise ValueError(f'{name}: probabilities of shape (N, K) with K > 1 are needed, not {str(probs.dtype)[6:]} of shape {tuple(probs.shape)}')
-    if targets.is_floating_point() or targets.numel() != len(probs):
+    if not _is_labels(targets, len(probs)):
         raise ValueError(f'{name}: one integer label a sample is needed, {len(probs)} in all, not {str(targets.dtype)[6:]} of shape {tuple(targets.shape)}')
     if not len(probs): raise ValueError(f'{name}: there are no samples')
     p,y = _double(probs.detach()),targets.detach().as_subclass(Tensor).view(-1).long()
@@ -33,7 +35,7 @@ def _check_probs(name, probs, targets):
     if y.min() < 0 or y.max() >= p.shape[1]: raise ValueError(f'{name}: labels run from {int(y.min())} to {int(y.max())}, but there are {p.shape[1]} classes, 0 to {p.shape[1]-1}')
     return p,y.to(p.device)
 
-# %% ../nbs/21_metrics.ipynb #64c369e4
+# %% ../nbs/21_metrics.ipynb #4e5352af
 def _confidence(p, y):
     "Of each sample its confidence and whether it is right, (N, 2)"
     conf,pred = p.max(1)
@@ -43,7 +45,7 @@ def _bins(c, n_bins, adaptive):
     "Count, mean confidence and accuracy of each bin that holds samples, (B, 3), from `_confidence`"
     if adaptive: parts = c[c[:,0].argsort(stable=True)].tensor_split(n_bins)
     else:
-        edges = torch.linspace(0, 1, n_bins+1, dtype=c.dtype, device=c.device)[1:-1]   # a bin has its upper end, not its lower
+        edges = torch.arange(1, n_bins, dtype=c.dtype, device=c.device)/n_bins   # a bin has its upper end, not its lower
         slot = torch.bucketize(c[:,0].contiguous(), edges)
         parts = [c[slot == b] for b in range(n_bins)]
     return torch.stack([torch.cat([p.new_tensor([len(p)]), p.mean(0)]) for p in parts if len(p)])
@@ -93,7 +95,7 @@ def brier_score(
     "mean_n Σ_k (p_n(k) − [y_n = k])²"
     return float(_brier(*_check_probs('brier_score', probs, targets)).mean())
 
-# %% ../nbs/21_metrics.ipynb #29134de3
+# %% ../nbs/21_metrics.ipynb #fc7751c8
 class _ProbabilityMetric(Metric):
     "A metric of probabilities that keeps `_of(p, y)`, a row a sample, on the device"
     def __init__(self, act=None): self.act,self._parts = act,[]
@@ -101,7 +103,7 @@ class _ProbabilityMetric(Metric):
 
     def accumulate(self, learn):
         pred,y = learn.pred,learn.y
-        if not isinstance(pred, Tensor) or pred.ndim != 2 or not isinstance(y, Tensor) or y.is_floating_point() or y.numel() != len(pred):
+        if not isinstance(pred, Tensor) or pred.ndim != 2 or not isinstance(y, Tensor) or not _is_labels(y, len(pred)):
             shape = lambda t: f'{str(t.dtype)[6:]} of shape {tuple(t.shape)}' if isinstance(t, Tensor) else type(t).__name__
             raise TypeError(f'{type(self).__name__}: predictions of shape (N, K) and one integer label a sample are needed, not {shape(pred)} and {shape(y)}')
         part = self._of(_double(_act_of(learn, self.act)(_double(pred))), y.as_subclass(Tensor).view(-1).long().to(pred.device))
@@ -139,17 +141,17 @@ class ECE(_ProbabilityMetric):
     _of = staticmethod(_confidence)
     def _reduce(self, t): return _gap(_bins(t, self.n_bins, self.adaptive)) if t.isfinite().all() else math.nan
 
-# %% ../nbs/21_metrics.ipynb #8cb26292
-def _check_features(name, z, y=None):
+# %% ../nbs/21_metrics.ipynb #bb8a8f24
+def _check_features(name, z, y=None, least=2):
     "Flat features and labels that are one a sample, or an error"
     if not isinstance(z, Tensor) or not z.is_floating_point() or z.ndim < 1: raise ValueError(f'{name}: features must be a tensor of floating numbers, not {z.dtype if isinstance(z, Tensor) else type(z).__name__}')
     z = flat_features(z.detach())
-    if len(z) < 2: raise ValueError(f'{name}: two samples or more are needed, not {len(z)}')
+    if len(z) < least or not z.shape[1]: raise ValueError(f"{name}: {'two samples' if least > 1 else 'samples'} or more are needed, with one unit or more, not features of shape {tuple(z.shape)}")
     bad = ~z.isfinite().all(1)
     if bad.any(): raise ValueError(f'{name}: the features of {int(bad.sum())} of {len(z)} samples hold NaN or infinite values: has the model diverged?')
     if y is None: return z,None
     y = torch.as_tensor(y).detach().as_subclass(Tensor)
-    if y.is_floating_point() or y.numel() != len(z): raise ValueError(f'{name}: one integer label a sample is needed, {len(z)} in all, not {str(y.dtype)[6:]} of shape {tuple(y.shape)}')
+    if not _is_labels(y, len(z)): raise ValueError(f'{name}: one integer label a sample is needed, {len(z)} in all, not {str(y.dtype)[6:]} of shape {tuple(y.shape)}')
     return z,y.view(-1).long().to(z.device)
 
 def knn_error(
@@ -158,23 +160,26 @@ def knn_error(
     valid_feats:Tensor, # Features to classify, (M, ...)
     valid_labels:Tensor, # Their labels, (M,)
     k:int|tuple=(1,5,20), # How many neighbours vote
-    chunk:int=1024, # Rows of `valid_feats` at a time
+    chunk:int=None, # Rows of `valid_feats` at a time; by default as many as make a table of 2²⁵ distances
 )->float|dict: # Share of errors, from 0 to 1; for several `k` one each
     "Error of a k-nearest-neighbour classifier on features (Manifold Mixup, Section 5.1)"
-    (z,y),(v,w) = _check_features('knn_error', feats, labels),_check_features('knn_error', valid_feats, valid_labels)
-    ks = tuplify(k)
-    if not all(isinstance(i, (int,np.integer)) and 0 < i <= len(z) for i in ks): raise ValueError(f'knn_error: `k` must be whole numbers from 1 to {len(z)}, the features to look among, not {k!r}')
+    (z,y),(v,w) = _check_features('knn_error', feats, labels, 1),_check_features('knn_error', valid_feats, valid_labels, 1)
+    one,ks = not is_iter(k) or isinstance(k, str),list(dict.fromkeys(k if is_iter(k) else [k]))
+    if not ks or not all(isinstance(i, (int,np.integer)) and 0 < i <= len(z) for i in ks): raise ValueError(f'knn_error: `k` must be whole numbers from 1 to {len(z)}, the features to look among, not {k!r}')
     if z.shape[1] != v.shape[1]: raise ValueError(f'knn_error: the features have {z.shape[1]} and {v.shape[1]} units')
-    n_classes,wrong = int(max(y.max(), w.max()))+1,dict.fromkeys(ks, 0)
+    chunk = chunk or max(1, 2**25//len(z))
+    z,v = (t.to(torch.promote_types(z.dtype, v.dtype)) for t in (z,v))
+    classes,both = torch.cat([y,w]).unique(return_inverse=True)
+    (y,w),n_classes,wrong = both.split([len(y),len(w)]),len(classes),dict.fromkeys(ks, 0)
     for v,w in zip(v.split(chunk), w.split(chunk)):
         near = y[pairwise_sqdist(v, z).topk(max(ks), largest=False).indices]
         for i in ks:
             votes = z.new_zeros(len(v), n_classes).scatter_add_(1, near[:,:i], z.new_ones(len(v), i))
             wrong[i] += (votes.argmax(1) != w).sum()
     errors = {i: float(n)/len(valid_feats) for i,n in wrong.items()}
-    return errors if is_listy(k) else errors[k]
+    return errors[k] if one else errors
 
-# %% ../nbs/21_metrics.ipynb #63f71a2d
+# %% ../nbs/21_metrics.ipynb #4517f2e3
 def _positive_moments(z, chunk=8192):
     "For each pair of units, over the samples where both are positive: how many, covariance, and the variance of the first, (I, I), float64"
     pos = z > 0
@@ -187,31 +192,35 @@ def _positive_moments(z, chunk=8192):
     some = n.clamp_min(1)
     s,q,p = s/some,q/some,p/some
     var = q - s.square()
-    return n, p - s*s.T, torch.where(var > 1e-14*q + 1e-24*mu.square()[:,None], var, 0)
+    return n, p - s*s.T, torch.where(var > 1e-12*q + 1e-24*mu.square()[:,None], var, 0)   # less is rounding
 
 def _mean(t, where): return float(t[where].mean()) if where.any() else math.nan
 
-def _pair_means(n, cov, var):
-    "Mean |covariance| and |correlation| over distinct pairs that two samples or more tell of"
-    pairs,scale = torch.triu(n >= 2, 1),(var*var.T).sqrt()
+def _pair_means(n, cov, var, least):
+    "Mean |covariance| and |correlation| over distinct pairs that `least` samples or more tell of"
+    pairs,scale = torch.triu(n >= least, 1),(var*var.T).sqrt()
     corr = cov.abs()/torch.where(scale > 0, scale, 1)
     return _mean(cov.abs(), pairs), _mean(corr.clamp_max(1), pairs & (scale > 0))
 
-def _unit_variance(n, var): return var.diagonal(),n.diagonal() >= 2
+def _unit_variance(n, var, least): return var.diagonal(),n.diagonal() >= least
 
-# %% ../nbs/21_metrics.ipynb #f88ea273
+# %% ../nbs/21_metrics.ipynb #307e812d
+def _varying(z):
+    "Without the units that are the same for all samples"
+    some = z.amax(0) > z.amin(0)
+    return z if some.all() else z[:,some]
+
 def effective_rank(
     z:Tensor, # Features, (N, ...)
 )->float: # From 1 to the number of units; 0 for constant features
     "exp of the entropy of the singular values of the centred features, taken as shares (Roy and Vetterli 2007)"
-    z,_ = _check_features('effective_rank', z)
+    z = _varying(_check_features('effective_rank', z)[0])
+    if not z.shape[1]: return 0.
     mu = z.mean(0, dtype=torch.float64)
     if z.shape[1] > len(z): gram = (z.double() - mu)@(z.double() - mu).T
     else: gram = sum((c.double() - mu).T@(c.double() - mu) for c in z.split(8192))
     s = torch.linalg.eigvalsh(gram).clamp_min(0)
     s = torch.where(s > max(z.shape)*torch.finfo(s.dtype).eps*s.max(), s, 0).sqrt()
-    scale = mu.abs().max()*torch.finfo(z.dtype).eps*len(z)**.5
-    if s.max() <= scale: return 0.                       # nothing but rounding
     p = s/s.sum()
     return float(torch.special.entr(p).sum().exp())
 
@@ -221,41 +230,45 @@ def intra_inter(
 )->float: # 0 where each class is a point; `nan` for a single class
     "Mean distance of a sample to its class's mean over the mean distance between the means of two classes"
     z,y = _check_features('intra_inter', z, y)
+    z = _varying(z)
     _,y,count = y.unique(return_inverse=True, return_counts=True)
     means = z.new_zeros(len(count), z.shape[1], dtype=torch.float64)
     for c,k in zip(z.split(8192), y.split(8192)): means.index_add_(0, k, c.double())
     means /= count[:,None]
     intra = sum((c - means[k]).norm(dim=1).sum() for c,k in zip(z.split(8192), y.split(8192)))/len(z)
-    if len(means) < 2: return math.nan
-    inter = torch.pdist(means).mean()
-    return float(intra/inter) if inter > 0 else math.nan
+    inter = torch.pdist(means).mean() if len(means) > 1 and z.shape[1] else intra*0
+    return float(intra/inter) if inter > 1e-12*intra else math.nan
 
-# %% ../nbs/21_metrics.ipynb #be822f8d
+# %% ../nbs/21_metrics.ipynb #2ccd2ad4
 def characteristics(
     z:Tensor, # Features after a ReLU, (N, ...)
     y:Tensor=None, # Labels, (N,); without them the rows that need classes are left out
     max_units:int=2048, # Of more units so many are drawn, always the same, for the rows over pairs
+    share:float=0., # Units and pairs count where they are positive in this share of the samples, of all or of a class, and in two
 )->dict: # The rows of the table above
     "What the class-wise paper's Table 5 measures of a layer, in our reading, with two measures more"
     z,y = _check_features('characteristics', z, y)
+    if not 0 <= share <= 1: raise ValueError(f'characteristics: `share` is from 0 to 1, not {share!r}')
+    least = lambda n: max(2, share*n)
     some,pos = z,z > 0
     res = dict(amplitude=float(torch.where(pos, z, 0).sum(dtype=torch.float64)/pos.sum()))
     if z.shape[1] > max_units:
         some = z[:,torch.as_tensor(np.random.default_rng(0).choice(z.shape[1], max_units, replace=False), device=z.device)]
         warnings.warn(f'characteristics: covariance, correlation and variance are over {max_units} of {z.shape[1]} units')
     n,cov,var = _positive_moments(some)
-    res['covariance'],res['correlation'] = _pair_means(n, cov, var)
+    res['covariance'],res['correlation'] = _pair_means(n, cov, var, least(len(z)))
     if y is not None:
         width = (some.amax(0) - some.amin(0)).double()
         scale = torch.where(width > 0, 10/torch.where(width > 0, width, 1), 0).square()
         corr,spread = [],[]
         for k in y.unique():
-            n_k,cov_k,var_k = _positive_moments(some[y == k])
-            v,ok = _unit_variance(n_k, var_k)
-            corr.append(_pair_means(n_k, cov_k, var_k)[1]); spread.append(_mean(v*scale, ok & (width > 0)))
+            mine = some[y == k]
+            n_k,cov_k,var_k = _positive_moments(mine)
+            v,ok = _unit_variance(n_k, var_k, least(len(mine)))
+            corr.append(_pair_means(n_k, cov_k, var_k, least(len(mine)))[1]); spread.append(_mean(v*scale, ok & (width > 0)))
         mean = lambda l: float(np.mean([v for v in l if not math.isnan(v)] or [math.nan]))
         res['cw_correlation'] = mean(corr)
-    res['variance'] = _mean(*_unit_variance(n, var))
+    res['variance'] = _mean(*_unit_variance(n, var, least(len(z))))
     if y is not None: res['normalized_cw_variance'],res['intra_inter'] = mean(spread),intra_inter(z, y)
     res['effective_rank'] = effective_rank(z)
     return res

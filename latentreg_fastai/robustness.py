@@ -6,41 +6,46 @@
 __all__ = ['deformations', 'corruptions', 'PixelSpace', 'fgsm', 'pgd', 'rotate', 'shear', 'zoom', 'robustness_tests',
            'robustness', 'mean_corruption_error', 'robustness_summary', 'plot_robustness']
 
-# %% ../nbs/22_robustness.ipynb #0f41ae81
+# %% ../nbs/22_robustness.ipynb #6b32cc97
 from .viz import *
 from .metrics import *
 from .metrics import _act_of,_double
+from .core import *
 from .data import *
 from fastai.vision.all import *
 import torchvision.transforms.v2.functional as TF
 
-# %% ../nbs/22_robustness.ipynb #5d066d46
+# %% ../nbs/22_robustness.ipynb #c7a3858b
 class PixelSpace:
     "The way from a loader's batches to pixels in [0, 1], and back"
     def __init__(self,
         dl, # A loader of images
     ):
         norms = [f for f in Pipeline(getattr(dl, 'after_batch', None)).fs if isinstance(f, Normalize)]
-        self.mean,self.std = (norms[0].mean,norms[0].std) if norms else (None,None)
+        self.mean,self.std = ((t.as_subclass(Tensor) for t in (norms[0].mean,norms[0].std)) if norms else (None,None))
 
     def to(self, x):
         "Pixels of the batch `x`"
-        x = x.detach().as_subclass(Tensor)
+        acts,x = isinstance(x, TensorImage),x.detach().as_subclass(Tensor)   # fastai's Normalize passes plain tensors by
+        if not acts: self.mean = None
         if self.mean is not None: return (x*self.std.to(x) + self.mean.to(x)).clamp(0, 1)
         if x.min() < 0 or x.max() > 1: raise ValueError(f'robustness: the loader has no Normalize transform, and its images run from {x.min():.3g} to {x.max():.3g}: they must lie in [0, 1], or be normalised by `Normalize`')
         return x
 
     def back(self, x):
         "What the model is given for the pixels `x`"
-        return x if self.mean is None else (x - self.mean.to(x))/self.std.to(x)
+        return x.clone() if self.mean is None else (x - self.mean.to(x))/self.std.to(x)
 
-# %% ../nbs/22_robustness.ipynb #3f18071a
+# %% ../nbs/22_robustness.ipynb #4160566f
+def _log(p): return p.clamp_min(torch.finfo(p.dtype).tiny).log()
+
 def _grad(f, x, y):
-    "∇_x of the summed loss, `f(x)` being probabilities"
+    "The gradient of log Σ_{k≠y} p_k − log p_y by x, `f(x)` being probabilities: a positive multiple of the loss's"
     x = x.detach().requires_grad_()
     with torch.enable_grad():
-        p = f(x).gather(1, y[:,None])
-        return torch.autograd.grad(-p.clamp_min(torch.finfo(p.dtype).tiny).log().sum(), x)[0]
+        log = _log(f(x))
+        others = log.scatter(1, y[:,None], -math.inf).logsumexp(1)
+        return torch.autograd.grad((others - log.gather(1, y[:,None])[:,0]).sum(), x)[0]
 
 def fgsm(
     f:Callable, # From pixels to probabilities, (N, K)
@@ -95,7 +100,7 @@ def zoom(x, k, g=None):
 
 deformations = dict(rotation=(rotate, (20,40,60,80)), shear=(shear, (28.6,57.3,114.6,143.2,171.9)), zoom=(zoom, (.2,.4,.6,.8,1.2,1.4,1.6,1.8))) # Manifold Mixup, Table 5
 
-# %% ../nbs/22_robustness.ipynb #a612f099
+# %% ../nbs/22_robustness.ipynb #e3e2f9e0
 def _noise(f): return lambda x,c,g: f(x, c, lambda: torch.randn(x.shape, generator=g).to(x)).clamp(0, 1)
 def _shot(x, c, g): return (torch.poisson(x.cpu()*c, generator=g)/c).to(x).clamp(0, 1)
 def _impulse(x, c, g):
@@ -110,9 +115,10 @@ def _brightness(x, c, g):
     new = (v + c).clamp_max(1)
     return torch.where(v > 0, x*new/v.clamp_min(1e-12), new).clamp(0, 1)
 def _jpeg(x, c, g): return (TF.jpeg((x*255).round().byte().cpu(), int(c))/255).to(x)
-def _pixelate(x, c, g):
-    size = x.shape[-2:]
-    return F.interpolate(F.interpolate(x, [max(1, int(s*c)) for s in size], mode='area'), size, mode='nearest')
+def _resized(x, size): # PIL's box filter
+    def one(im): return torch.from_numpy(np.array(Image.fromarray(im.numpy()).resize(size[::-1], Image.BOX)))
+    return torch.stack([one(im) for im in x.flatten(0, 1)]).view(*x.shape[:2], *size)
+def _pixelate(x, c, g): return _resized(_resized(x.cpu(), [max(1, int(s*c)) for s in x.shape[-2:]]), x.shape[-2:]).to(x)
 
 corruptions = dict(gaussian_noise=(_noise(lambda x,c,n: x + c*n()), (.04,.06,.08,.09,.1)),
                    shot_noise=(_shot, (500,250,100,75,50)),
@@ -123,7 +129,7 @@ corruptions = dict(gaussian_noise=(_noise(lambda x,c,n: x + c*n()), (.04,.06,.08
                    jpeg=(_jpeg, (80,65,58,50,40)),
                    pixelate=(_pixelate, (.95,.9,.85,.75,.65))) # CIFAR-10-C; a user's own is one line more
 
-# %% ../nbs/22_robustness.ipynb #98f7d1ce
+# %% ../nbs/22_robustness.ipynb #d50f3f09
 def robustness_tests()->dict: # For each kind its tests
     "What `robustness` can measure"
     return dict(attack=['fgsm','pgd','unbounded_pgd'], deformation=list(deformations), corruption=list(corruptions))
@@ -136,7 +142,7 @@ def _check_images(b):
 
 def _look(f, x, y):
     p = f(x)
-    return p.argmax(1) != y, -p.gather(1, y[:,None])[:,0].clamp_min(torch.finfo(p.dtype).tiny).log()
+    return p.argmax(1) != y, -_log(p).gather(1, y[:,None])[:,0]
 
 def robustness(
     learn:Learner, # A trained classifier of images
@@ -154,10 +160,11 @@ def robustness(
     bad = [t for t in names if t not in known and t not in known.values()]
     if bad: raise ValueError(f"robustness: there is no test {', '.join(map(repr, bad))}; there are {', '.join([*robustness_tests(),*known])}")
     names = [t for t in known if t in names or known[t] in names]
-    if any(not (isinstance(e, (int,float)) and 0 <= e <= 1) for e in eps): raise ValueError(f'robustness: `eps` are steps in units of the pixel range, from 0 to 1, not {eps!r}')
+    eps = list(eps) if is_iter(eps) and not isinstance(eps, str) else [eps]
+    if any(not (isinstance(e, (int,float,np.number)) and 0 <= e <= 1) for e in eps): raise ValueError(f'robustness: `eps` are steps in units of the pixel range, from 0 to 1, not {eps!r}')
+    if not (isinstance(steps, int) and steps > 0): raise ValueError(f'robustness: `steps` must be a whole number above 0, not {steps!r}')
     dl,act = learn.dls.valid if dl is None else dl,_act_of(learn)
     space,unbounded = PixelSpace(dl),{'steps': 200, 'step': .01, **(unbounded or {})}
-    training = {m: m.training for m in learn.model.modules()}
     f = lambda x: act(_double(learn.model(space.back(x))))
     levels = [('clean','clean',0., lambda x,y,g: x)]
     for t in names:
@@ -166,20 +173,16 @@ def robustness(
         elif t == 'unbounded_pgd': levels.append(('attack',t,math.inf, lambda x,y,g: pgd(f, x, y, **unbounded)))
         elif t in deformations: levels += [('deformation',t,v, lambda x,y,g,h=deformations[t][0],v=v: h(x, v, g)) for v in deformations[t][1]]
         else: levels += [('corruption',t,i, lambda x,y,g,h=corruptions[t][0],v=v: h(x, v, g)) for i,v in enumerate(corruptions[t][1], 1)]
-    try:
-        learn.model.eval()
-        with no_random(seed):
-            batches = [(space.to(x),y) for x,y in map(_check_images, sampled_dl(dl, n, seed))]
-            rows = []
-            for i,(kind,test,level,change) in enumerate(progress_bar(levels, leave=False) if hasattr(learn, 'progress') else levels):
-                g = torch.Generator().manual_seed(1000*seed + i)
-                with torch.no_grad(): wrong,nll = (torch.cat(o) for o in zip(*[_look(f, change(x, y, g), y) for x,y in batches]))
-                rows.append(dict(kind=kind, test=test, level=level, n=len(wrong), error=float(wrong.double().mean()), accuracy=1-float(wrong.double().mean()), nll=float(nll.mean())))
-    finally:
-        for m,t in training.items(): m.training = t
+    rows = []
+    with untouched(learn, seed), no_augment(dl):
+        batches = [(space.to(x),y) for x,y in map(_check_images, sampled_dl(dl, n, seed))]
+        for i,(kind,test,level,change) in enumerate(progress_bar(levels, leave=False) if hasattr(learn, 'progress') else levels):
+            g = torch.Generator().manual_seed(1000*seed + i)
+            with torch.no_grad(): wrong,nll = (torch.cat(o) for o in zip(*[_look(f, change(x, y, g), y) for x,y in batches]))
+            rows.append(dict(kind=kind, test=test, level=level, n=len(wrong), error=float(wrong.double().mean()), accuracy=1-float(wrong.double().mean()), nll=float(nll.mean())))
     return pd.DataFrame(rows)
 
-# %% ../nbs/22_robustness.ipynb #aee9351b
+# %% ../nbs/22_robustness.ipynb #60bc47ef
 def mean_corruption_error(
     table:pd.DataFrame, # From `robustness`, with the corruptions among its tests
 )->float: # From 0 to 1
@@ -196,7 +199,7 @@ def robustness_summary(
     "Accuracy, averaged over the levels of each test (FGSM and PGD without ε = 0)"
     res = {}
     for name,t in _tables(tables).items():
-        hit = t[(t.level > 0) & (t.kind != 'corruption')]
+        hit = t[((t.kind == 'attack') & (t.level > 0)) | (t.kind == 'deformation')]
         res[name] = {'clean': 100*t.accuracy[t.kind == 'clean'].mean(), **{k: 100*g.accuracy.mean() for k,g in hit.groupby('test', sort=False)}}
         if (t.kind == 'corruption').any(): res[name]['mean corruption error'] = 100*mean_corruption_error(t)
     return pd.DataFrame(res).T
@@ -209,18 +212,21 @@ def plot_robustness(
 ):
     "Accuracy over ε, angle, zoom and severity, a panel for each test, corruptions together; returns the axes"
     runs = {k: list(v) if is_listy(v) else [v] for k,v in _tables(tables).items()}
+    xlabel = dict(fgsm='ε', pgd='ε', rotation='angle up to ± degrees', shear='angle up to ± degrees', zoom='part of the image shown', corruptions='severity')
     def accuracy(t, panel):
         rows = t[t.kind == 'corruption'] if panel == 'corruptions' else t[t.test == panel]
         s,unchanged = 100*rows.groupby('level').accuracy.mean(), 1. if panel == 'zoom' else 0.
-        if unchanged not in s.index: s[unchanged] = 100*t.accuracy[t.kind == 'clean'].mean()
+        if panel in xlabel and unchanged not in s.index: s[unchanged] = 100*t.accuracy[t.kind == 'clean'].mean()
         return s.sort_index()
     first = next(iter(runs.values()))[0]
+    levels = lambda t: t[['test','level']].values.tolist()
+    if any(levels(t) != levels(first) for ts in runs.values() for t in ts): raise ValueError('plot_robustness: the tables differ in their tests or levels')
     panels = [t for t in first.test[first.kind != 'corruption'].unique() if t not in ('clean','unbounded_pgd')]
     if (first.kind == 'corruption').any(): panels.append('corruptions')
-    xlabel = dict(fgsm='ε', pgd='ε', rotation='angle up to ± degrees', shear='angle up to ± degrees', zoom='part of the image shown', corruptions='severity')
+    if not panels: raise ValueError('plot_robustness: the table holds nothing that is drawn')
     axs = axes_for(ax, len(panels), figsize, ncols=3)
     for a,panel in zip(axs, panels):
         lines = {k: np.stack([accuracy(t, panel) for t in ts]) for k,ts in runs.items()}
-        plot_lines(accuracy(first, panel).index, lines, xlabel[panel], 'accuracy %', ax=a, legend=a is axs[0] and len(runs) > 1)
+        plot_lines(accuracy(first, panel).index, lines, xlabel.get(panel, 'level'), 'accuracy %', ax=a, legend=a is axs[0] and len(runs) > 1)
         a.set(title=panel, ylim=(0,101))
     return axs

@@ -58,7 +58,7 @@ def styled(
         with in_style(): return f(*args, **kwargs)
     return _inner
 
-# %% ../nbs/20_viz.ipynb #2d3a196d
+# %% ../nbs/20_viz.ipynb #5be8bdbb
 @styled
 def axes_for(
     ax=None, # Axes to draw in, one or several
@@ -96,6 +96,7 @@ def plot_points(
     "A point for each sample in the colour of its class; returns the axes"
     xy,y = _np(xy),_np(y)
     ax = axes_for(ax, 1, figsize or (4,3.8), **(dict(subplot_kw=dict(projection='3d')) if xy.shape[1] == 3 else {}))[0]
+    if xy.shape[1] == 3 and ax.name != '3d': raise ValueError("plot_points: points in space need axes made with projection='3d'")
     classes = np.unique(y)
     vocab = [str(k) for k in range(int(classes.max(initial=0))+1)] if vocab is None else vocab
     colors = colors_for(max(len(vocab), int(classes.max(initial=0))+1))
@@ -171,7 +172,7 @@ def plot_bins(
     ax.text(.03, .97, f'ECE {(share*(bins.accuracy-bins.confidence).abs()).sum():.3f}', transform=ax.transAxes, va='top')
     return ax
 
-# %% ../nbs/20_viz.ipynb #60597a23
+# %% ../nbs/20_viz.ipynb #2262c153
 def plane(
     xlim:tuple, # From, to
     ylim:tuple, # From, to
@@ -188,7 +189,7 @@ def surface_colors(
     p = _np(probs)
     rgb = np.array([mpl.colors.to_rgb(c) for c in colors or colors_for(p.shape[1])])
     sure = ((p.max(1) - 1/p.shape[1])/(1 - 1/p.shape[1])).clip(0, 1)[:,None]
-    return 1 - .75*sure*(1 - rgb[p.argmax(1)])
+    return 1 - .55*sure*(1 - rgb[p.argmax(1)])
 
 @styled
 def plot_surface(
@@ -209,7 +210,7 @@ def plot_surface(
     for s in ax.spines.values(): s.set_visible(True)
     return ax
 
-# %% ../nbs/20_viz.ipynb #bde42d45
+# %% ../nbs/20_viz.ipynb #f2045b5b
 def _curve(ax, steps, values, color, label=None):
     "Values where they are finite, and their moving average over about a twentieth of them"
     steps,values = np.asarray(steps),np.asarray(values, dtype=float)
@@ -224,15 +225,16 @@ def plot_latent(self:Recorder,
     figsize:tuple=None, # Of a new figure, in inches
 ):
     "The losses of the last fit and, below, every term and measure that callbacks recorded; returns the axes"
-    terms = {k: v for k,v in getattr(self, 'terms', {}).items() if np.isfinite(v).any()}
-    if not hasattr(self, 'losses'): raise ValueError('plot_latent: there is nothing to draw before the first fit')
+    if not getattr(self, 'losses', None): raise ValueError('plot_latent: there is nothing to draw before the first fit')
+    mine = getattr(self, 'terms', {}) if getattr(self, 'terms_of', None) is self.losses else {}   # not those of an earlier fit
+    terms = {k: v for k,v in mine.items() if np.isfinite(v).any()}
     with in_style():
         n = 1+len(terms)
         axs = axes_for(ax, n, figsize or (6, 1.2+1.4*n), ncols=1, sharex=True)
         axs[0].plot([float(l) for l in self.losses], color=okabe_ito[0], label='train')   # fastai keeps a moving average
         if 'valid_loss' in self.metric_names:
             col = self.metric_names.index('valid_loss')-1
-            points = [(i-1, v[col]) for i,v in zip(self.iters, self.values) if len(v) > col]
+            points = [(i-1, v[col]) for i,v in zip(self.iters, self.values) if len(v) == len(self.metric_names)-1-self.add_time]   # an epoch without validation has fewer
             if points: axs[0].plot(*zip(*points), color=okabe_ito[3], marker='o', ms=3, label='valid')
         axs[0].set(ylabel='loss'); axs[0].legend()
         for a,(k,v),color in zip(axs[1:], terms.items(), itertools.cycle(okabe_ito[1:3]+okabe_ito[4:6])):

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['pair_distance', 'LatentMonitor']
 
-# %% ../../nbs/18_callback.monitor.ipynb #58e79536
+# %% ../../nbs/18_callback.monitor.ipynb #01e4517f
 from ..core import *
+from ..core import _map
 from ..stats import *
 from fastai.basics import *
 from fastai.callback.mixup import MixHandler
@@ -25,7 +26,7 @@ def pair_distance(
     mean = (d*same).sum()/same.sum()
     return mean/d.mean() if normalize else mean
 
-# %% ../../nbs/18_callback.monitor.ipynb #52f3be59
+# %% ../../nbs/18_callback.monitor.ipynb #9bd75448
 class _Measure(TermCallback):
     "A column in the table and a line in `recorder.terms`, for what a monitor measures"
     def __init__(self, owner, label): self.owner,self._label = owner,label
@@ -36,7 +37,7 @@ class LatentMonitor(LayerCallback):
     "Record the distance of same-class pairs from two batches (ITRA, Fig. 1) and the class-wise variance of a layer; training is not touched"
     order = MixHandler.order-1   # sees a batch before any other callback changes it
     _stateattrs = LayerCallback._stateattrs + ('_before','_now')
-    _before,_now = None,None
+    _before,_now = None,None   # inputs and labels of two batches
     def __init__(self,
         every:int=10, # Measure every so many steps
         layer=None, # A layer as `get_layer` takes it (its output); by default the input of the last `nn.Linear`
@@ -55,40 +56,36 @@ class LatentMonitor(LayerCallback):
     def setup(self):
         super().setup()
         self._site,self.K = self._find_site(),self._find_n_classes()
+        if len(self.dls.train) < 2: raise self._error('an epoch has one batch, and there is no other to compare it with: use a smaller `bs`')
 
     def before_train(self):
         super().before_train()
-        self._before = None
+        self._before = self._now = None
 
     def before_batch(self):
-        self._now = None
+        self._before,self._now = self._now,None
         if not len(self.yb): return
         self._check_labels('watching classes')
-        self._now = self.xb,self.yb[0].view(-1)
+        if (self.train_iter+1) % self.every in (0,self.every-1): self._now = _map(torch.clone, self.xb),self.yb[0].view(-1).clone()   # others may change them in place
+
+    def after_pred(self):
+        more = next((cb for cb in self.learn.cbs if isinstance(cb, ExtraRows) and cb.y_more is not None), None)
+        if self._now is not None and more: self._now = tuple(more.part(b)[0] for b in self._now)
 
     def after_step(self):
         "Measure between this batch and the one before"
-        if self._now is None: return
-        more = next((cb for cb in self.learn.cbs if isinstance(cb, ExtraRows) and cb.y_more is not None), None)
-        if more: self._now = tuple(more.part(b)[0] for b in self._now)
-        if (self.iter+1) % self.every == 0 and self._before is not None:
-            with plain_tensors():
-                (z1,y1),(z2,y2) = ((self._look(x),y) for x,y in (self._before,self._now))
-                if self.K is None: self.K = self.pred.shape[1]
-                for m,v in zip(self._measures, (pair_distance(z1, y1, z2, y2, self.normalize), classwise_variance_penalty(z2, y2, self.K))): m.term = v
-        self._before = self._now
+        if self._now is None or self._before is None or (self.train_iter+1) % self.every: return
+        with plain_tensors(), evaluating(self.model), torch.no_grad():
+            (z1,y1),(z2,y2) = ((self._look(x),y) for x,y in (self._before,self._now))
+            if self.K is None: self.K = self.pred.shape[1]
+            for m,v in zip(self._measures, (pair_distance(z1, y1, z2, y2, self.normalize), classwise_variance_penalty(z2, y2, self.K))): m.term = v
 
     def _look(self, xb):
-        "The features of a batch, in evaluation mode"
-        found,model = [],self.model
+        "The features of a batch"
+        found = []
         handle = self._site.hook(lambda z: found.append(z.detach()))
-        training = {m: m.training for m in model.modules()}
-        try:
-            model.eval()
-            with torch.no_grad(): model(*xb)
-        finally:
-            handle.remove()
-            for m,t in training.items(): m.training = t
+        try: self.model(*xb)
+        finally: handle.remove()
         if not found: raise self._error(f'the forward pass never reached {self._site}; choose another layer, see latent_layers(model, *xb)')
         self._check_rows(self._site, found[-1], len(xb[0]))
         return found[-1]
