@@ -19,12 +19,6 @@ def run_of(name, seed):
     rec = next(r for r in read_records(here/f'{suite}.jsonl') if r['stage'] == 'test' and r['seed'] == seed and r.get('label', r['method']) == label)
     return {k: rec[k] for k in ('data','data_args','net','net_args','method','args','seed','epochs','lr')},rec['error']
 
-def spectrum(interp):
-    "Mean over classes of the sorted shares of variance of the principal components of a class's features"
-    y = interp.targets
-    shares = [torch.linalg.svdvals((z := interp.features[y == k].double()) - z.mean(0)).square() for k in y.unique()]
-    return torch.stack([s/s.sum() for s in shares]).mean(0).tolist()
-
 def measure(name, seed):
     run,error = run_of(name, seed)
     learn = trained(run)
@@ -33,7 +27,7 @@ def measure(name, seed):
     interp = LatentInterpretation.from_learner(learn)
     table = robustness(learn, n=1000, seed=0)
     rec = dict(method=name, seed=seed, run=run, error_in_suite=error, characteristics=interp.characteristics().iloc[:,0].to_dict(), calibration=interp.calibration().iloc[:,0].to_dict(),
-               knn={str(k): v for k,v in interp.knn().error.items()}, interpolation=interp.interpolation(n=1000).to_dict(), spectrum=spectrum(interp), robustness=table.to_dict('list'), versions=versions())
+               knn={str(k): v for k,v in interp.knn().error.items()}, interpolation=interp.interpolation(n=1000).to_dict(), robustness=table.to_dict('list'), versions=versions())
     return learn,rec
 
 if __name__ == '__main__':
