@@ -76,3 +76,7 @@ class Probe(Callback):
         self.order,self.run_valid = order,run_valid
         for event,f in fs.items(): object.__setattr__(self, event, partial(self._call, f))
     def _call(self, f): return f(self.learn)
+
+def plain(o):
+    "A name for a parameter that is the same in each of pytest's processes"
+    return re.sub(r' at 0x\w+', '', str(o))

@@ -51,7 +51,7 @@ def random_interp(n, n_classes, units=6, seed=0, **kwargs):
 # Gathering
 
 @pytest.mark.parametrize('layer,name,input', [(None,'5',True), ('5','5',False), ('5:input','5',True), (2,'2',False), (-1,'5',False), ('2.0','2.0',False), ('2.0:input','2.0',True), (nn.Linear,'5',False), (nn.BatchNorm2d,'0.1',False),
-                                              (lambda m: m[4],'4',False), ('module','4.1',False), ('0','0',False), ('0:input','0',True), ('*.1','4.1',False)], ids=str)
+                                              (lambda m: m[4],'4',False), ('module','4.1',False), ('0','0',False), ('0:input','0',True), ('*.1','4.1',False)], ids=plain)
 def test_features_of_any_layer(layer, name, input):
     learn = learner()
     at = learn.model.get_submodule(name)
@@ -233,7 +233,7 @@ class Odd(nn.Module):
 @pytest.mark.parametrize('kw,error', [(dict(layer='rows'), 'rows gives 10 rows for 5 samples'), (dict(layer='sizes'), 'sizes has 2 units in one batch and 5 in another'), (dict(layer='nans'), r'the features of \d+ of 12 samples at nans hold NaN or infinite'),
                                       (dict(layer='inf'), 'of 12 samples at inf hold NaN or infinite'), (dict(layer='never'), 'the forward pass never reached never'), (dict(layer='neve'), "layer='neve': there is no layer 'neve'; did you mean"), (dict(layer=nn.Conv2d), "there is no layer <class .*Conv2d'>"),
                                       (dict(layer=99), 'there is no layer 99'), (dict(layer='out:output'), "neither 'name' nor 'name:input'"), (dict(layer=nn.Linear(2,2)), 'not part of the model'), (dict(layer=lambda m: None), 'returned None'),
-                                      (dict(memory=0), 'gigabytes above 0, not 0'), (dict(memory=-1.), 'not -1.0'), (dict(memory='2'), "not '2'"), (dict(memory=None), 'not None'), (dict(memory=math.nan), 'not nan'), (dict(memory=4*64*1.9/1e9), 'not even two samples of 64 units fit')], ids=str)
+                                      (dict(memory=0), 'gigabytes above 0, not 0'), (dict(memory=-1.), 'not -1.0'), (dict(memory='2'), "not '2'"), (dict(memory=None), 'not None'), (dict(memory=math.nan), 'not nan'), (dict(memory=4*64*1.9/1e9), 'not even two samples of 64 units fit')], ids=plain)
 def test_clear_errors(kw, error):
     learn = learner(model=Odd())
     with pytest.raises(ValueError, match=f'LatentInterpretation: .*{error}'): from_learner(learn, **kw)
@@ -474,7 +474,7 @@ def test_interpolation_by_hand(val_bs, used):
     close(got.iloc[[0,-1]].to_numpy(), plain, eps=1e-6)                               # at the ends nothing is mixed
     if val_bs == 2: close(got.to_numpy(), got.to_numpy()[::-1], eps=1e-6)             # each is the other's partner: λ and 1−λ are the same pairs
 
-@pytest.mark.parametrize('layers,places', [('first',['input','2','4']), ('3',['input','3']), (['1','4'],['input','1','4']), (nn.Linear,['input','1','3','5']), ('5:input',['input','5:input']), ([],['input'])], ids=str)
+@pytest.mark.parametrize('layers,places', [('first',['input','2','4']), ('3',['input','3']), (['1','4'],['input','1','4']), (nn.Linear,['input','1','3','5']), ('5:input',['input','5:input']), ([],['input'])], ids=plain)
 def test_interpolation_at_any_place(layers, places):
     i = tiny_interp()
     got = i.interpolation(layers, points=3)
@@ -638,7 +638,7 @@ def test_space_needs_axes_in_space():
     for f in (lambda: i.plot_pca(3, ax=ax), lambda: plot_points(i.features[:,:3], i.targets, ax=ax)):
         with pytest.raises(ValueError, match='3d'): f()
 
-@pytest.mark.parametrize('kw', [{}, dict(n_bins=5), dict(n_bins=4, adaptive=True)], ids=str)
+@pytest.mark.parametrize('kw', [{}, dict(n_bins=5), dict(n_bins=4, adaptive=True)], ids=plain)
 def test_reliability(kw):
     i = random_interp(200, 4)
     ax,bins = i.plot_reliability(**kw),calibration_bins(i.probs, i.targets, **kw)
@@ -656,7 +656,7 @@ def test_interpolation_plot(interp):
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ['input','4']
 
 NAMES = [f'class {k}' for k in range(12)]
-@pytest.mark.parametrize('labels,vocab', [([0,2],['a','b','c']), ([0,2],None), ([1],['a','b','c']), ([0],['a']), (range(10),NAMES[:10]), (range(12),None), ([3,11],NAMES), ([2,5],CategoryMap(NAMES[:8], sort=False))], ids=str)
+@pytest.mark.parametrize('labels,vocab', [([0,2],['a','b','c']), ([0,2],None), ([1],['a','b','c']), ([0],['a']), (range(10),NAMES[:10]), (range(12),None), ([3,11],NAMES), ([2,5],CategoryMap(NAMES[:8], sort=False))], ids=plain)
 def test_classes_of_any_number(labels, vocab):
     "A class keeps its name and colour, whichever others are there"
     labels = list(labels)
@@ -975,7 +975,7 @@ def as_recorded(learn, hand):
     assert got.shape == np.array(hand.rows).shape; np.testing.assert_allclose(got, hand.rows, rtol=2e-4, atol=1e-6)
     return np.isfinite(got).all(1).nonzero()[0].tolist()
 
-@pytest.mark.parametrize('kw,hand', [({}, {}), (dict(normalize=False), dict(normalize=False)), (dict(layer='0'), dict(at=slice(1))), (dict(layer=nn.Linear), dict(at=slice(None))), (dict(layer='4:input'), dict(at=slice(4))), (dict(n_classes=5), dict(K=5))], ids=str)
+@pytest.mark.parametrize('kw,hand', [({}, {}), (dict(normalize=False), dict(normalize=False)), (dict(layer='0'), dict(at=slice(1))), (dict(layer=nn.Linear), dict(at=slice(None))), (dict(layer='4:input'), dict(at=slice(4))), (dict(n_classes=5), dict(K=5))], ids=plain)
 @pytest.mark.parametrize('every,at', [(1,[1,2,3,5,6,7]), (3,[2,5]), (2,[1,3,5,7]), (4,[3,7])])
 def test_monitor_by_hand(every, at, kw, hand):
     learn,hand = new_learner(dls=tensor_dls(data(36), data(12), bs=8, device='cpu')),ByHand(every, **hand)
@@ -1072,7 +1072,7 @@ def test_the_tables_mean_leaves_nan_out():
     learn.fit(1, 1e-2, cbs=LatentMonitor(1))
     assert math.isnan(learn.recorder.values[0][3]) and learn.recorder.values[0][4] > 0
 
-@pytest.mark.parametrize('shape,dtype', [((-1,),torch.uint8), ((-1,1),torch.int64), ((-1,1),torch.int8)], ids=str)
+@pytest.mark.parametrize('shape,dtype', [((-1,),torch.uint8), ((-1,1),torch.int64), ((-1,1),torch.int8)], ids=plain)
 def test_pair_distance_by_hand(shape, dtype):
     g = torch.Generator().manual_seed(0)
     z1,z2,y1,y2 = torch.randn(7,2,3, generator=g),torch.randn(9,2,3, generator=g),(torch.arange(7)%3).to(dtype),(torch.arange(9)%4).to(dtype)
@@ -1096,11 +1096,11 @@ class Unreached(nn.Module):
     def __init__(self): super().__init__(); self.body,self.never,self.doubled,self.out = nn.Flatten(),nn.Linear(2,2),nn.Identity(),nn.Linear(64,3)
     def forward(self, x): z = self.body(x); self.doubled(torch.cat([z,z])); return self.out(z)
 
-@pytest.mark.parametrize('kw', [dict(every=0), dict(every=-1), dict(every=1.5), dict(every='1'), dict(every=None), dict(n_classes=0), dict(n_classes=2.)], ids=str)
+@pytest.mark.parametrize('kw', [dict(every=0), dict(every=-1), dict(every=1.5), dict(every='1'), dict(every=None), dict(n_classes=0), dict(n_classes=2.)], ids=plain)
 def test_monitor_refuses_at_once(kw):
     with pytest.raises(ValueError, match=f'LatentMonitor: `{first(kw)}` must be a whole number.* above 0, not'): LatentMonitor(**kw)
 
-@pytest.mark.parametrize('kw,error', [(dict(layer='never'),'the forward pass never reached never'), (dict(layer='doubled'),'doubled gives 16 rows for 8 labels'), (dict(layer='nowhere'),"layer='nowhere': there is no layer"), (dict(n_classes=2),'`n_classes` is 2, but the data has 3 classes')], ids=str)
+@pytest.mark.parametrize('kw,error', [(dict(layer='never'),'the forward pass never reached never'), (dict(layer='doubled'),'doubled gives 16 rows for 8 labels'), (dict(layer='nowhere'),"layer='nowhere': there is no layer"), (dict(n_classes=2),'`n_classes` is 2, but the data has 3 classes')], ids=plain)
 def test_monitor_refuses_in_a_fit(kw, error):
     learn = new_learner(model=Unreached())
     with pytest.raises(ValueError, match=f'LatentMonitor: {error}'): learn.fit(1, 1e-2, cbs=LatentMonitor(1, **kw))

@@ -64,11 +64,11 @@ def check_calibration(p, y, n_bins=15, tol=1e-6):
     near(brier_score(p, y), slow_brier(rows, ks), tol)
 
 @pytest.mark.parametrize('n_bins', [1,2,15,40])
-@pytest.mark.parametrize('shape', [(1,2), (2,2), (3,5), (14,3), (15,2), (16,10), (97,4), (400,7), (300,100)], ids=str)
+@pytest.mark.parametrize('shape', [(1,2), (2,2), (3,5), (14,3), (15,2), (16,10), (97,4), (400,7), (300,100)], ids=plain)
 def test_calibration_is_that_of_loops(shape, n_bins):
     for seed in range(2): check_calibration(*predictions(*shape, seed=seed, sharp=1.+3*seed), n_bins)
 
-@pytest.mark.parametrize('shape', [(1,2), (13,3), (500,10), (2000,2), (300,100)], ids=str)
+@pytest.mark.parametrize('shape', [(1,2), (13,3), (500,10), (2000,2), (300,100)], ids=plain)
 def test_calibration_is_that_of_others(shape):
     "torchmetrics has bins of equal width that hold their lower ends: the same away from the ends"
     from sklearn.metrics import log_loss, brier_score_loss
@@ -80,8 +80,8 @@ def test_calibration_is_that_of_others(shape):
         near(negative_log_likelihood(p, y), float(log_loss(y.numpy(), p.numpy(), labels=range(shape[1]))))
         if shape[1] == 2: near(brier_score(p, y), 2*float(brier_score_loss(y.numpy(), p[:,1].numpy(), pos_label=1)))
 
-@pytest.mark.parametrize('dtype', [*HALF, torch.float32, D], ids=str)
-@pytest.mark.parametrize('shape', [(50,3), (60,200), (20,1000)], ids=str)
+@pytest.mark.parametrize('dtype', [*HALF, torch.float32, D], ids=plain)
+@pytest.mark.parametrize('shape', [(50,3), (60,200), (20,1000)], ids=plain)
 def test_calibration_of_any_float(shape, dtype):
     "Rounded rows do not add up to 1 exactly: they are taken as they are, and sums of them are in float64"
     for seed in range(2):
@@ -160,7 +160,7 @@ FUNCTIONS = {f.__name__: f for f in (expected_calibration_error, calibration_bin
     (P[:0], Y[:0], 'no samples')])
 def test_bad_probabilities_and_labels(name, p, y, match): raises([name, match], lambda: FUNCTIONS[name](p, y))
 
-@pytest.mark.parametrize('n_bins', [0,-1,1.5,15.,'15',None,(15,)], ids=str)
+@pytest.mark.parametrize('n_bins', [0,-1,1.5,15.,'15',None,(15,)], ids=plain)
 def test_bad_n_bins(n_bins):
     for adaptive in (False,True):
         raises(['expected_calibration_error','n_bins'], lambda: expected_calibration_error(P, Y, n_bins, adaptive))
@@ -253,7 +253,7 @@ def given(logits, y, metrics, loss=None, **kwargs):
     return new_learner(dls=tensor_dls((logits,y), (logits,y), bs=2, val_bs=2, device='cpu'), model=Given(), metrics=metrics, loss_func=loss or CrossEntropyLossFlat(), **kwargs)
 
 @pytest.mark.parametrize('loss', ['CrossEntropyLossFlat','nn.CrossEntropyLoss'])
-@pytest.mark.parametrize('dtype', [torch.float16,torch.float32,D], ids=str)
+@pytest.mark.parametrize('dtype', [torch.float16,torch.float32,D], ids=plain)
 def test_confident_and_wrong(loss, dtype):
     "What float32 would round to a probability of 0 costs what it should"
     logits,y = tensor([[200.,0.], [0.,200.], [100.,-100.], [-300.,-100.], [50.,0.]]).to(dtype),tensor([1,0,1,0,1])
@@ -315,7 +315,7 @@ def slow_knn(z, y, v, w, k):
         wrong += min(c for c in votes if votes[c] == max(votes.values())) != label
     return wrong/len(v)
 
-@pytest.mark.parametrize('shape', [(40,30,5), (40,30,1), (25,2,3), (30,50,60), (60,17,2,3,2), (24,9,)], ids=str)
+@pytest.mark.parametrize('shape', [(40,30,5), (40,30,1), (25,2,3), (30,50,60), (60,17,2,3,2), (24,9,)], ids=plain)
 @pytest.mark.parametrize('seed', range(3))
 def test_knn_is_that_of_loops_and_of_sklearn(shape, seed):
     from sklearn.neighbors import KNeighborsClassifier
@@ -349,14 +349,14 @@ def test_knn_votes_by_hand():
     assert knn_error(z, y, tensor([.1,10.4]), tensor([2,5]), (4,)) == {4: .5}                         # 2 has most votes by .1; 5 and 2 a draw by 10.4
     assert knn_error(z, y, z, y, 1) == 0 and knn_error(z, y, z, tensor([7]*6), 6) == 1                # a label that no feature has
 
-@pytest.mark.parametrize('dtype,offset', [*((d,0.) for d in HALF), (torch.float32,0.), (torch.float32,1e4)], ids=str)
+@pytest.mark.parametrize('dtype,offset', [*((d,0.) for d in HALF), (torch.float32,0.), (torch.float32,1e4)], ids=plain)
 def test_knn_in_other_floats(dtype, offset):
     z,y,v,w = clouds(60, 40, 4, spread=.1)
     z,v = (z+offset).to(dtype),(v+offset).to(dtype)
     assert knn_error(z, y, v, w, (1,)) == knn_error(z.double(), y, v.double(), w, (1,))
     assert knn_error(TensorImage(z), TensorCategory(y), TensorBase(v), w[:,None], 1) == knn_error(z, y.int(), v, w, 1)
 
-@pytest.mark.parametrize('dtypes', [(D,torch.float32), (torch.float32,D), (D,torch.float16), (torch.float16,D)], ids=str)   # either may be the better one
+@pytest.mark.parametrize('dtypes', [(D,torch.float32), (torch.float32,D), (D,torch.float16), (torch.float16,D)], ids=plain)   # either may be the better one
 def test_knn_of_mixed_floats(dtypes):
     z,y,v,w = clouds(60, 40, 4, spread=.1)
     near(knn_error(z.to(dtypes[0]), y, v.to(dtypes[1]), w, 1), knn_error(z, y, v, w, 1))
@@ -450,9 +450,9 @@ def check_characteristics(z, y, tol=1e-6):
         except AssertionError as e: raise AssertionError(f'{k}: {res[k]}, not {want[k]}') from e
     return res
 
-@pytest.mark.parametrize('dtype', [torch.float32,D], ids=str)
+@pytest.mark.parametrize('dtype', [torch.float32,D], ids=plain)
 @pytest.mark.parametrize('shift', [-1.5,.3,3.], ids=['sparse','some','dense'])
-@pytest.mark.parametrize('shape', [(30,6), (8,12), (7,7), (3,9), (60,3), (15,2,2,2), (25,2)], ids=str)
+@pytest.mark.parametrize('shape', [(30,6), (8,12), (7,7), (3,9), (60,3), (15,2,2,2), (25,2)], ids=plain)
 def test_characteristics_are_those_of_loops(shape, shift, dtype):
     for seed in range(2):
         z = relu_like(*shape, seed=seed, shift=shift, dtype=dtype)
@@ -495,7 +495,7 @@ CASES = {
     'units of many scales':    (relu_like(20, 5)*tensor([1e-6,1e-3,1.,1e3,1e6]), N3),
     'an outlier':              (relu_like(20, 5) + F.one_hot(tensor(0), 20)[:,None]*1e4, N3),
 }
-@pytest.mark.parametrize('dtype', [torch.float32,D], ids=str)
+@pytest.mark.parametrize('dtype', [torch.float32,D], ids=plain)
 @pytest.mark.parametrize('case', CASES)
 def test_characteristics_at_the_edges(case, dtype):
     z,y = CASES[case]
@@ -526,7 +526,7 @@ def test_features_on_a_large_offset(noise, n, i):
         z[::2,0] = 0; z[1::3,1] = 0
         check_characteristics(z, torch.arange(n)%3)
 
-@pytest.mark.parametrize('dtype', HALF, ids=str)
+@pytest.mark.parametrize('dtype', HALF, ids=plain)
 def test_half_precision_features(dtype):
     z = relu_like(20, 2, 3, dtype=dtype)*100                                                          # squares beyond the largest float16
     assert characteristics(z, N3) == characteristics(z.float(), N3)
@@ -597,7 +597,7 @@ def of_spectrum(s, n, i, seed=0):
     u = torch.randn(n, len(s), generator=g, dtype=D); u = torch.linalg.qr(u - u.mean(0))[0]
     return u*torch.as_tensor(s, dtype=D)@torch.linalg.qr(torch.randn(i, len(s), generator=g, dtype=D))[0].T
 
-@pytest.mark.parametrize('shape', [(30,8), (8,30), (20,20), (2,1), (2,40), (50,1), (12,3,2,2), (15,)], ids=str)
+@pytest.mark.parametrize('shape', [(30,8), (8,30), (20,20), (2,1), (2,40), (50,1), (12,3,2,2), (15,)], ids=plain)
 def test_effective_rank_is_that_of_the_svd(shape):
     for seed in range(3):
         for dtype in (torch.float32,D):
@@ -605,7 +605,7 @@ def test_effective_rank_is_that_of_the_svd(shape):
                 z = (scale*torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=D)+shift).to(dtype)
                 rel(effective_rank(z), svd_rank(z))
 
-@pytest.mark.parametrize('n,i', [(60,20), (20,60), (9000,12)], ids=str)
+@pytest.mark.parametrize('n,i', [(60,20), (20,60), (9000,12)], ids=plain)
 def test_effective_rank_of_deficient_features(n, i):
     "Rounding must not add up to rank"
     for r in (1,2,5):
@@ -628,7 +628,7 @@ def test_effective_rank_of_rows_and_units_twice():
     rel(effective_rank(put(z, 0, 0.)), effective_rank(z[:,1:]))
 
 CONSTANTS = [0.,1.,.1,1/3,.7,-2.3,1e4/3,1e-9]
-@pytest.mark.parametrize('dtype', [torch.float16,torch.float32,D], ids=str)
+@pytest.mark.parametrize('dtype', [torch.float16,torch.float32,D], ids=plain)
 @pytest.mark.parametrize('n', [2,3,7,10,31,1000,20_000])
 def test_constant_features_have_no_rank_and_no_distances(n, dtype):
     "A mean that rounds is no variation"
