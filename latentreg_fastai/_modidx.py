@@ -716,6 +716,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'latentreg_fastai/robustness.py'),
                                              'latentreg_fastai.robustness._brightness': ( 'robustness.html#_brightness',
                                                                                           'latentreg_fastai/robustness.py'),
+                                             'latentreg_fastai.robustness._changes': ( 'robustness.html#_changes',
+                                                                                       'latentreg_fastai/robustness.py'),
                                              'latentreg_fastai.robustness._check_images': ( 'robustness.html#_check_images',
                                                                                             'latentreg_fastai/robustness.py'),
                                              'latentreg_fastai.robustness._contrast': ( 'robustness.html#_contrast',

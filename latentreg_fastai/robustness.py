@@ -129,7 +129,7 @@ corruptions = dict(gaussian_noise=(_noise(lambda x,c,n: x + c*n()), (.04,.06,.08
                    jpeg=(_jpeg, (80,65,58,50,40)),
                    pixelate=(_pixelate, (.95,.9,.85,.75,.65))) # CIFAR-10-C; a user's own is one line more
 
-# %% ../nbs/22_robustness.ipynb #d50f3f09
+# %% ../nbs/22_robustness.ipynb #eac1071b
 def robustness_tests()->dict: # For each kind its tests
     "What `robustness` can measure"
     return dict(attack=['fgsm','pgd','unbounded_pgd'], deformation=list(deformations), corruption=list(corruptions))
@@ -144,6 +144,17 @@ def _look(f, x, y):
     p = f(x)
     return p.argmax(1) != y, -_log(p).gather(1, y[:,None])[:,0]
 
+def _changes(f, names, eps, steps, unbounded):
+    "For each test and level its kind and names, and the function of pixels, labels and a random generator that changes the pixels"
+    res = [('clean','clean',0., lambda x,y,g: x)]
+    for t in names:
+        if   t == 'fgsm': res += [('attack',t,e, lambda x,y,g,e=e: fgsm(f, x, y, e)) for e in eps]
+        elif t == 'pgd':  res += [('attack',t,e, lambda x,y,g,e=e: pgd(f, x, y, e, steps, start=(torch.rand(x.shape, generator=g)*2-1).to(x))) for e in eps if e]
+        elif t == 'unbounded_pgd': res.append(('attack',t,math.inf, lambda x,y,g: pgd(f, x, y, **unbounded)))
+        elif t in deformations: res += [('deformation',t,v, lambda x,y,g,h=deformations[t][0],v=v: h(x, v, g)) for v in deformations[t][1]]
+        else: res += [('corruption',t,i, lambda x,y,g,h=corruptions[t][0],v=v: h(x, v, g)) for i,v in enumerate(corruptions[t][1], 1)]
+    return res
+
 def robustness(
     learn:Learner, # A trained classifier of images
     dl=None, # Loader of the images; by default the learner's validation loader
@@ -153,6 +164,7 @@ def robustness(
     unbounded:dict=None, # For PGD without a bound: by default the paper's 200 `steps` of length 0.01 (`step`)
     n:int=1000, # So many samples, drawn with `seed`; `None` for all
     seed:int=0, # Draws the samples, and what is random in the tests
+    plot:bool=False, # Draw the table too, with `plot_robustness`
 )->pd.DataFrame: # A row for each test and level: kind, test, level, n, error and accuracy (0 to 1), nll
     "Error and NLL of `learn` on attacked, deformed and corrupted images; the learner is left as it was"
     known = {t: k for k,ts in robustness_tests().items() for t in ts}
@@ -162,25 +174,22 @@ def robustness(
     names = [t for t in known if t in names or known[t] in names]
     eps = list(eps) if is_iter(eps) and not isinstance(eps, str) else [eps]
     if any(not (isinstance(e, (int,float,np.number)) and 0 <= e <= 1) for e in eps): raise ValueError(f'robustness: `eps` are steps in units of the pixel range, from 0 to 1, not {eps!r}')
+    if plot and not set(names) - {'unbounded_pgd'}: raise ValueError('robustness: of PGD without a bound alone there is nothing to draw')
     if not (isinstance(steps, int) and steps > 0): raise ValueError(f'robustness: `steps` must be a whole number above 0, not {steps!r}')
     dl,act = learn.dls.valid if dl is None else dl,_act_of(learn)
     space,unbounded = PixelSpace(dl),{'steps': 200, 'step': .01, **(unbounded or {})}
     f = lambda x: act(_double(learn.model(space.back(x))))
-    levels = [('clean','clean',0., lambda x,y,g: x)]
-    for t in names:
-        if   t == 'fgsm': levels += [('attack',t,e, lambda x,y,g,e=e: fgsm(f, x, y, e)) for e in eps]
-        elif t == 'pgd':  levels += [('attack',t,e, lambda x,y,g,e=e: pgd(f, x, y, e, steps, start=(torch.rand(x.shape, generator=g)*2-1).to(x))) for e in eps if e]
-        elif t == 'unbounded_pgd': levels.append(('attack',t,math.inf, lambda x,y,g: pgd(f, x, y, **unbounded)))
-        elif t in deformations: levels += [('deformation',t,v, lambda x,y,g,h=deformations[t][0],v=v: h(x, v, g)) for v in deformations[t][1]]
-        else: levels += [('corruption',t,i, lambda x,y,g,h=corruptions[t][0],v=v: h(x, v, g)) for i,v in enumerate(corruptions[t][1], 1)]
+    changes = _changes(f, names, eps, steps, unbounded)
     rows = []
     with untouched(learn, seed), no_augment(dl):
         batches = [(space.to(x),y) for x,y in map(_check_images, sampled_dl(dl, n, seed))]
-        for i,(kind,test,level,change) in enumerate(progress_bar(levels, leave=False) if hasattr(learn, 'progress') else levels):
+        for i,(kind,test,level,change) in enumerate(progress_bar(changes, leave=False) if hasattr(learn, 'progress') else changes):
             g = torch.Generator().manual_seed(1000*seed + i)
-            with torch.no_grad(): wrong,nll = (torch.cat(o) for o in zip(*[_look(f, change(x, y, g), y) for x,y in batches]))
-            rows.append(dict(kind=kind, test=test, level=level, n=len(wrong), error=float(wrong.double().mean()), accuracy=1-float(wrong.double().mean()), nll=float(nll.mean())))
-    return pd.DataFrame(rows)
+            with torch.no_grad(): wrong,nll = (torch.cat(o).double().mean().item() for o in zip(*[_look(f, change(x, y, g), y) for x,y in batches]))
+            rows.append(dict(kind=kind, test=test, level=level, n=sum(len(y) for _,y in batches), error=wrong, accuracy=1-wrong, nll=nll))
+    table = pd.DataFrame(rows)
+    if plot: plot_robustness(table)
+    return table
 
 # %% ../nbs/22_robustness.ipynb #60bc47ef
 def mean_corruption_error(

@@ -732,3 +732,10 @@ def test_plot_and_summary_of_parts_of_tables(plots):
 @pytest.mark.parametrize('tests', [[],['unbounded_pgd']])
 def test_plot_of_nothing(tests, plots):
     with pytest.raises(ValueError, match='plot_robustness'): plot_robustness(made_up(tests=tests))
+
+def test_measured_and_drawn_in_one_call(quick, plots):
+    t = robustness(quick, tests=['fgsm','jpeg'], n=20, plot=True)
+    axs = plt.gcf().axes
+    assert [a.get_title() for a in axs] == ['fgsm','corruptions'] and np.allclose(drawn(axs[0])[:,1], 100*t.accuracy[t.test == 'fgsm'])
+    assert_table(robustness(quick, tests=['fgsm','jpeg'], n=20), t)
+    with pytest.raises(ValueError, match='nothing to draw'): robustness(quick, tests='unbounded_pgd', n=20, plot=True)
