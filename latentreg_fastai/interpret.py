@@ -18,7 +18,7 @@ from fastai.learner import _ConstantFunc
 import matplotlib as mpl
 from fastai.vision.all import *
 
-# %% ../nbs/23_interpret.ipynb #71ac7df4
+# %% ../nbs/23_interpret.ipynb #426fe230
 class _Gather(Callback):
     "Keep the features at `site` of the samples that `keep` asks for, (n, I), float32, on the CPU"
     run_train = False
@@ -56,7 +56,8 @@ def _gather(learn, site, dl, act, memory, seed):
     cb = _Gather(site, dl.n, memory, seed)
     if dl.indexed: dl = dl.new(get_idxs=_ConstantFunc(idxs))
     handle = site.hook(cb.see)
-    try: probs,targets = learn.get_preds(dl=dl, act=act, reorder=False, cbs=cb)
+    exact = lambda pred: act(_double(pred))              # in float32 a very sure model's other probabilities would be 0
+    try: probs,targets = learn.get_preds(dl=dl, act=exact, reorder=False, cbs=cb)
     finally: handle.remove()
     if cb.at != cb.total: raise ValueError(f'LatentInterpretation: the loader gave {cb.at} samples and says it has {cb.total}')
     order = np.argsort(np.array(idxs)[cb.rows], kind='stable')       # that of the data set, from which a loader of texts departs
@@ -67,14 +68,14 @@ def _gather(learn, site, dl, act, memory, seed):
     if bad.any(): raise ValueError(f'LatentInterpretation: the features of {int(bad.sum()):,} of {len(cb.z):,} samples at {site} hold NaN or infinite values: has the model diverged?')
     return cb.z,keep(probs),keep(targets)
 
-# %% ../nbs/23_interpret.ipynb #7b721662
+# %% ../nbs/23_interpret.ipynb #5d70523e
 class LatentInterpretation(Interpretation):
     "Features of a layer, with probabilities and targets, of all samples of a loader; measured and drawn"
     def __init__(self,
         learn:Learner, # A trained learner
         dl:DataLoader, # Where the samples are from
         features:Tensor, # (N, I), float32, on the CPU
-        probs:Tensor, # Probabilities, (N, K), or whatever the model predicts
+        probs:Tensor, # Probabilities, (N, K), float64, or whatever the model predicts
         targets:Tensor, # Labels, (N,), or other targets
         site:Site, # The place the features are from
         act=None, # Turns predictions into probabilities

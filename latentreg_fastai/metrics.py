@@ -141,12 +141,12 @@ class ECE(_ProbabilityMetric):
     _of = staticmethod(_confidence)
     def _reduce(self, t): return _gap(_bins(t, self.n_bins, self.adaptive)) if t.isfinite().all() else math.nan
 
-# %% ../nbs/21_metrics.ipynb #bb8a8f24
+# %% ../nbs/21_metrics.ipynb #a3eb6b98
 def _check_features(name, z, y=None, least=2):
     "Flat features and labels that are one a sample, or an error"
     if not isinstance(z, Tensor) or not z.is_floating_point() or z.ndim < 1: raise ValueError(f'{name}: features must be a tensor of floating numbers, not {z.dtype if isinstance(z, Tensor) else type(z).__name__}')
     z = flat_features(z.detach())
-    if len(z) < least or not z.shape[1]: raise ValueError(f"{name}: {'two samples' if least > 1 else 'samples'} or more are needed, with one unit or more, not features of shape {tuple(z.shape)}")
+    if len(z) < least or not z.shape[1]: raise ValueError(f"{name}: {'two samples' if least > 1 else 'one sample'} or more are needed, with one unit or more, not features of shape {tuple(z.shape)}")
     bad = ~z.isfinite().all(1)
     if bad.any(): raise ValueError(f'{name}: the features of {int(bad.sum())} of {len(z)} samples hold NaN or infinite values: has the model diverged?')
     if y is None: return z,None

@@ -7,6 +7,8 @@ from fastai.text.core import BaseTokenizer, Tokenizer
 from fastai.text.data import Numericalize, SortedDL, pad_input
 from common import *
 
+alike = partial(torch.testing.assert_close, check_dtype=False)
+
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
     "Nothing calls `plt.show`, and the session's style is what it was"
@@ -59,7 +61,7 @@ def test_features_of_any_layer(layer, name, input):
     z,out,y = by_hand(learn.model, learn.dls.valid, at, input)
     assert i.features.dtype == torch.float32 and i.features.device.type == 'cpu' and type(i.features) is Tensor and not i.features.requires_grad
     assert torch.equal(i.features, z) and torch.equal(i.targets, y) and torch.equal(i.targets, learn.dls.valid_ds.tensors[1]) and str(i.site) == name + ':input'*input
-    torch.testing.assert_close(i.probs, out.softmax(1))
+    alike(i.probs, out.softmax(1))
     assert repr(i) == f'LatentInterpretation: 12 samples × {z.shape[1]} units at {i.site}' and i.vocab == ['ant','bee','cow'] and isinstance(i, Interpretation)
 
 @pytest.mark.parametrize('loss,act,want', [(CrossEntropyLossFlat(), None, lambda o: o.softmax(1)), (nn.CrossEntropyLoss(), None, lambda o: o.softmax(1)), (F.cross_entropy, None, lambda o: o.softmax(1)), (LabelSmoothingCrossEntropyFlat(), None, lambda o: o.softmax(1)),
@@ -67,7 +69,7 @@ def test_features_of_any_layer(layer, name, input):
 def test_probabilities(loss, act, want):
     learn = learner(loss_func=loss)
     i = from_learner(learn, act=act)
-    torch.testing.assert_close(i.probs, want(by_hand(learn.model, learn.dls.valid, learn.model[5])[1]))
+    alike(i.probs, want(by_hand(learn.model, learn.dls.valid, learn.model[5])[1]))
 
 class Flip(RandTransform):
     "Augmentation that no one could miss: some images become their negative"
@@ -110,14 +112,14 @@ def test_items_and_losses_of_a_data_block():
         for a,b in zip(i.top_losses(4, largest, items=True), its.top_losses(4, largest, items=True)): assert list(a) == list(b) or torch.allclose(a, b)
     assert i.top_losses(2, items=True)[2] == [20+k for k in i.top_losses(2)[1]]
     x,p,y,dec,loss = i[[1,4]]
-    torch.testing.assert_close(p, i.probs[[1,4]]); assert torch.equal(y, i.targets[[1,4]]); torch.testing.assert_close(loss, i.losses[[1,4]])
+    alike(p, i.probs[[1,4]]); assert torch.equal(y, i.targets[[1,4]]); alike(loss, i.losses[[1,4]])
 
 @pytest.mark.parametrize('loss', [CrossEntropyLossFlat(),nn.CrossEntropyLoss()], ids=['flat','torch'])
 def test_losses(loss):
     learn = learner(loss_func=loss)
     i,its = from_learner(learn),Interpretation.from_learner(learn, act=None if isinstance(loss, CrossEntropyLossFlat) else noop)
     torch.testing.assert_close(i.losses, its.losses)
-    torch.testing.assert_close(i.losses.as_subclass(Tensor), F.nll_loss(i.probs.log(), i.targets, reduction='none'))
+    alike(i.losses.as_subclass(Tensor), F.nll_loss(i.probs.log(), i.targets, reduction='none'))
     for a,b in zip(i.top_losses(5), its.top_losses(5)): torch.testing.assert_close(a, b)
     assert i.losses is i.losses                                                       # one pass
 
@@ -125,7 +127,7 @@ def test_losses(loss):
 def test_losses_of_training_samples_are_those_of_the_probabilities(make):
     "Not augmented either"
     i = from_learner(new_learner(dls=make()), ds_idx=0)
-    torch.testing.assert_close(i.losses.as_subclass(Tensor), F.nll_loss(i.probs.log(), i.targets, reduction='none'))
+    alike(i.losses.as_subclass(Tensor), F.nll_loss(i.probs.log(), i.targets, reduction='none'))
 
 # Texts: a loader that sorts by length
 
@@ -149,7 +151,7 @@ def test_texts(ds_idx):
     i,m = from_learner(learn, 'out:input', ds_idx=ds_idx),learn.model
     with torch.no_grad():
         rows = [(m.hid(m.emb(x[None]).mean(1)).tanh()[0],m(x[None]).softmax(1)[0],int(y)) for x,y in learn.dls[ds_idx].dataset]
-    for z,p,y in zip(i.features, i.probs, i.targets): assert any(torch.allclose(z, a, atol=1e-6) and torch.allclose(p, b, atol=1e-6) and int(y) == c for a,b,c in rows)
+    for z,p,y in zip(i.features, i.probs, i.targets): assert any(torch.allclose(z, a, atol=1e-6) and torch.allclose(p.float(), b, atol=1e-6) and int(y) == c for a,b,c in rows)
     assert sorted(i.targets.tolist()) == sorted(c for *_,c in rows) and i.knn(k=3).among[3] == 16 and i.knn(k=3, max_train=9).among[3] == 9
     i = from_learner(learn, ds_idx=ds_idx, layer='hid')
     assert i.interpolation(points=2).notna().all(axis=None)
@@ -157,7 +159,7 @@ def test_texts(ds_idx):
 def test_losses_of_texts_are_those_of_the_probabilities():
     "In the data set's order, as fastai's interpretations have them, though the loader sorts by length"
     i = from_learner(text_learner(), ds_idx=0)
-    torch.testing.assert_close(i.losses.as_subclass(Tensor), F.nll_loss(i.probs.log(), i.targets, reduction='none'))
+    alike(i.losses.as_subclass(Tensor), F.nll_loss(i.probs.log(), i.targets, reduction='none'))
 
 def test_classes_of_texts_have_names():
     "The last vocab of several is that of the classes"
@@ -173,7 +175,7 @@ def test_tables():
     learn = tabular_learner(dls, layers=[8,6], loss_func=CrossEntropyLossFlat()); learn.remove_cb(ProgressCallback)
     i = from_learner(learn)
     z,out,y = by_hand(learn.model, dls.valid, get_layer(learn.model), True)
-    torch.testing.assert_close(i.features, z); torch.testing.assert_close(i.probs, out.softmax(1)); assert torch.equal(i._labels('it'), y.view(-1).long()) and i.vocab == ['u','v','w']
+    alike(i.features, z); alike(i.probs, out.softmax(1)); assert torch.equal(i._labels('it'), y.view(-1).long()) and i.vocab == ['u','v','w']
     assert i.knn(k=1).among[1] == 40 and i.interpolation(points=2).notna().all(axis=None)
     assert {t.get_text() for t in i.plot_pca().texts} == {'u','v','w'}
 
@@ -202,7 +204,7 @@ def test_memory_bounds_the_samples(fit):
     with pytest.warns(UserWarning, match=f'12 samples of 64 units take .* GB, more than memory={gb:g}: {fit} are kept'): i = from_learner(learn, '0', memory=gb)
     rows = [int((z == f).all(1).nonzero()) for f in i.features]
     assert len(rows) == len(i.probs) == len(i.targets) == fit and rows == sorted(set(rows)) and torch.equal(i.targets, y[rows])
-    torch.testing.assert_close(i.probs, out.softmax(1)[rows])
+    alike(i.probs, out.softmax(1)[rows])
     drawn = [from_learner(learn, '0', memory=gb, seed=s).features for s in (0,0,1)]
     assert torch.equal(drawn[0], i.features) and torch.equal(drawn[1], i.features) and not torch.equal(drawn[2], i.features)
     with pytest.warns(UserWarning, match=f'{fit} are kept'): assert i.knn(k=1).among[1] == fit   # of the training samples too
@@ -1145,3 +1147,10 @@ def test_a_monitor_is_exported(tmp_path):
     learn.fit(1, 1e-2)
     learn.export('m.pkl')
     assert 'latent_monitor' in [c.name for c in load_learner(tmp_path/'m.pkl').cbs]
+
+def test_a_very_sure_models_errors_cost_what_they_should():
+    "Gaps of 150 in the logits: float32 probabilities would be 0, and the loss whatever 0 is clipped to"
+    learn = learner(model=nn.Sequential(nn.Flatten(), nn.Linear(64,3)))
+    with torch.no_grad(): learn.model[1].weight.zero_(); learn.model[1].bias.copy_(tensor([150.,0.,0.]))
+    i = from_learner(learn)
+    assert i.calibration().loc['nll'].item() == pytest.approx(150*float((i.targets != 0).float().mean()), rel=1e-5)

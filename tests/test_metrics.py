@@ -378,7 +378,7 @@ Z = clouds(20, 10, 4)
     (dict(v=Z[2][:,:3]), ['4 and 3 units']), (dict(z=Z[0].view(20, 4, 1).expand(20, 4, 2)), ['8 and 4 units']),
     (dict(z=with_value(Z[0], NAN)), ['1 of 20','NaN']), (dict(v=with_value(Z[2], NAN)), ['1 of 10','NaN']), (dict(z=with_value(Z[0], INF)), ['1 of 20']), (dict(v=with_value(Z[2], -INF)), ['1 of 10']),
     (dict(y=Z[1][:-1]), ['label']), (dict(w=Z[1]), ['label']), (dict(y=Z[1].float()), ['label','float32']), (dict(w=F.one_hot(Z[3], 4)), ['label']),
-    (dict(z=Z[0].long()), ['int64']), (dict(v=Z[2].numpy()), ['ndarray']), (dict(z=Z[0][:0], y=Z[1][:0]), ['samples']), (dict(v=Z[2][:0], w=Z[3][:0]), ['samples'])])
+    (dict(z=Z[0].long()), ['int64']), (dict(v=Z[2].numpy()), ['ndarray']), (dict(z=Z[0][:0], y=Z[1][:0]), ['one sample']), (dict(v=Z[2][:0], w=Z[3][:0]), ['one sample'])])
 def test_bad_knn(change, match):
     args = {**dict(zip('zyvw', Z)), 'k': 1, **change}
     raises(['knn_error', *match], lambda: knn_error(*args.values()))
