@@ -23,9 +23,10 @@ from .callback.phantom import *
 from .callback.itra import *
 from .callback.baselines import *
 
-# %% ../nbs/30_bench.ipynb #7df87342
+# %% ../nbs/30_bench.ipynb #47e3fb9f
 datasets = dict(digits=digits_dls, mnist=mnist_dls, cifar10=cifar10_dls)
-networks = dict(mlp=mlp, cnn=cnn, small_cnn=small_cnn, resnet20=resnet20, resnet32=resnet32, resnet56=resnet56, resnet110=resnet110)
+networks = dict(mlp=mlp, cnn=cnn, small_cnn=small_cnn, resnet20=resnet20, resnet32=resnet32, resnet56=resnet56, resnet110=resnet110,
+                **{f.__name__: f for f in (preact_resnet18, preact_resnet34, preact_resnet152, wrn_28_2, wrn_28_10, resnet18_32, vgg13_32, mobilenet_v2_32)})
 methods = {'baseline':      None,
            'ManifoldMixup': ManifoldMixup,
            'cw-VR':         partial(VarianceRegularizer, classwise=True),

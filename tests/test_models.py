@@ -4,6 +4,7 @@ import pytest, torch
 from torch import nn
 from fastai.layers import ConvLayer
 from latentreg_fastai.core import get_layer
+from latentreg_fastai.models import PreActBlock, bottleneck_mlp, mobilenet_v2_32, preact_resnet18, preact_resnet34, preact_resnet152, resnet18_32, vgg13_32, wrn_28_2, wrn_28_10
 from latentreg_fastai.models import CifarBlock, cnn, mlp, resnet20, resnet32, resnet56, resnet110, small_cnn
 
 RESNETS = {20: resnet20, 32: resnet32, 56: resnet56, 110: resnet110}
@@ -120,3 +121,66 @@ def test_block_adds_the_skip_before_the_last_relu():
     assert kinds(block.conv1) == ['Conv2d','BatchNorm2d','ReLU'] and kinds(block.conv2) == ['Conv2d','BatchNorm2d']
     nn.init.zeros_(last.weight); nn.init.constant_(last.bias, .25)              # the branch is now a constant
     torch.testing.assert_close(block(x), (block.skip(x)+.25).relu())
+
+# PreActResNets, wide ResNets, and torchvision's for small images
+
+PUBLISHED = {preact_resnet18: 11.17, wrn_28_2: 1.5, wrn_28_10: 36.5}   # millions
+@pytest.mark.parametrize('make', PUBLISHED, ids=lambda f: f.__name__)
+def test_parameters_are_the_published(make):
+    digits = len(str(PUBLISHED[make]).split('.')[1])
+    assert round(n_params(make())/1e6, digits) == PUBLISHED[make]
+
+def test_preact_parameters_by_hand():
+    "3×3 convolutions, the 1×1 ones where the shape changes, a batch normalisation before each but those, the stem, the last norm and the linear layer"
+    widths = 64,128,256,512
+    n = 3*64*9 + 2*512 + 512*10+10
+    for i,o in zip((64,*widths), widths):
+        for k in range(2):
+            a = o if k else i
+            n += 9*a*o + 2*a + 9*o*o + 2*o + (a*o if a != o else 0)
+    assert n_params(preact_resnet18()) == n
+
+def test_preact_depths():
+    "Layers with weights, but for the 1×1 convolutions of skip connections; a wide ResNet counts its convolutions, those included"
+    for make in (wrn_28_2,wrn_28_10): assert len(convs(make())) == 28
+    for make,depth in ((preact_resnet18,18), (preact_resnet34,34), (preact_resnet152,152)):
+        m = make()
+        skips = sum(isinstance(o, PreActBlock) and o.skip is not None for o in m.modules())
+        assert len(convs(m)) + 1 - skips == depth
+
+def test_a_preact_block_is_the_formula():
+    torch.manual_seed(0)
+    for i,o,s,bottleneck in ((4,4,1,False), (4,8,2,False), (8,8,1,True), (8,16,2,True)):
+        b,x = PreActBlock(i, o, s, bottleneck).eval(),torch.randn(2,i,8,8)
+        for m in b.modules():
+            if isinstance(m, nn.BatchNorm2d): m.running_mean.normal_(); m.running_var.uniform_(.5, 2)
+        norm = lambda x,m: ((x - m.running_mean[:,None,None])/(m.running_var[:,None,None] + m.eps).sqrt()).clamp(min=0)
+        cs,ns = [c for c in convs(b) if c is not b.skip],[m for m in b.modules() if isinstance(m, nn.BatchNorm2d)]
+        z = a = norm(x, ns[0])
+        for c,m in zip(cs, [None,*ns[1:]]): z = nn.functional.conv2d(z if m is None else norm(z, m), c.weight, None, c.stride, c.padding)
+        skip = x if b.skip is None else nn.functional.conv2d(a, b.skip.weight, None, s)
+        torch.testing.assert_close(b(x), z + skip, rtol=1e-4, atol=1e-5)
+
+@pytest.mark.parametrize('make,sizes', [(preact_resnet18,[32,16,8,4]), (wrn_28_2,[32,16,8]), (resnet18_32,[32,16,8,4])], ids=lambda v: getattr(v, '__name__', ''))
+def test_stages_halve_the_size(make, sizes):
+    m,found = make(n_in=1).eval(),[]
+    for n,o in m.named_children():
+        if n.startswith(('stage','layer')): o.register_forward_hook(lambda m,a,out: found.append(out.shape[-1]))
+    with torch.no_grad(): assert m(torch.randn(2,1,32,32)).shape == (2,10)
+    assert found == sizes
+
+@pytest.mark.parametrize('make', [preact_resnet18,wrn_28_2,resnet18_32,vgg13_32,mobilenet_v2_32], ids=lambda f: f.__name__)
+def test_small_images_and_any_classes(make):
+    m = make(n_in=1, n_out=7)
+    out = m(torch.randn(2,1,32,32))
+    assert out.shape == (2,7)
+    out.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in m.parameters())
+
+def test_bottleneck_mlp():
+    m = bottleneck_mlp(12, 5, width=7, before=2, after=1, dim=3)
+    assert widths(m, nn.Linear) == [(12,7),(7,7),(7,3),(3,7),(7,5)] and m(torch.randn(4,3,2,2)).shape == (4,5)
+    assert widths(bottleneck_mlp(12, 5, width=7, before=1, after=0), nn.Linear) == [(12,7),(7,2),(2,5)]
+    assert not [o for o in m.bottleneck if not isinstance(o, nn.Linear)]
+    drops = [o.p for o in bottleneck_mlp(12, 5, 7, drop=.5).modules() if isinstance(o, nn.Dropout)]
+    assert drops == [.5]*4 and sum(isinstance(o, nn.BatchNorm1d) for o in bottleneck_mlp(12, 5, 7, bn=True).modules()) == 5
