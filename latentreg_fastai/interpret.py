@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['LatentInterpretation', 'LatentComparison']
 
-# %% ../nbs/23_interpret.ipynb #c62ea203
+# %% ../nbs/23_interpret.ipynb #63cff8d1
 from .core import *
-from .core import _check_number
 from .data import *
 from .metrics import *
-from .metrics import _act_of,_double
+from .metrics import _act_of,_double,_is_labels,_nll
 from .stats import *
 from .viz import *
 from fastai.interpret import *
@@ -18,9 +17,9 @@ from fastai.learner import _ConstantFunc
 import matplotlib as mpl
 from fastai.vision.all import *
 
-# %% ../nbs/23_interpret.ipynb #426fe230
+# %% ../nbs/23_interpret.ipynb #aa13b690
 class _Gather(Callback):
-    "Keep the features at `site` of the samples that `keep` asks for, (n, I), float32, on the CPU"
+    "Keep the features at `site` of the samples that fit into `memory` gigabytes, (n, I), float32, on the CPU"
     run_train = False
     def __init__(self, site, n, memory, seed): self.site,self.total,self.memory,self.seed,self.z,self.rows,self.at = site,n,memory,seed,None,None,0
 
@@ -68,7 +67,7 @@ def _gather(learn, site, dl, act, memory, seed):
     if bad.any(): raise ValueError(f'LatentInterpretation: the features of {int(bad.sum()):,} of {len(cb.z):,} samples at {site} hold NaN or infinite values: has the model diverged?')
     return cb.z,keep(probs),keep(targets)
 
-# %% ../nbs/23_interpret.ipynb #5d70523e
+# %% ../nbs/23_interpret.ipynb #89df79eb
 class LatentInterpretation(Interpretation):
     "Features of a layer, with probabilities and targets, of all samples of a loader; measured and drawn"
     def __init__(self,
@@ -114,10 +113,13 @@ class LatentInterpretation(Interpretation):
         with untouched(self.learn, self.seed), no_augment(self.dl):
             return self.learn.get_preds(dl=self.dl, with_loss=True, with_preds=False, with_targs=False, act=self.act)[-1]
 
+    @property
+    def _labelled(self): return isinstance(self.targets, Tensor) and _is_labels(self.targets, len(self.features))
+
     def _labels(self, what):
         "Labels, (N,), or an error"
         y = self.targets
-        if isinstance(y, Tensor) and not y.is_floating_point() and y.numel() == len(self.features): return y.view(-1).long()
+        if self._labelled: return y.view(-1).long()
         raise TypeError(f"LatentInterpretation.{what} needs one integer label a sample, not {f'{str(y.dtype)[6:]} targets of shape {tuple(y.shape)}' if isinstance(y, Tensor) else type(y).__name__}")
 
     def _unit(self, i):
@@ -134,9 +136,7 @@ class LatentInterpretation(Interpretation):
         share:float=0., # Units and pairs count where they are positive in this share of the samples, of all or of a class, and in two
     )->pd.DataFrame: # A column of figures
         "Table 5 of the class-wise paper for this layer, in our reading, with two measures more: see `characteristics`"
-        y = self.targets
-        is_label = isinstance(y, Tensor) and not y.is_floating_point() and y.numel() == len(self.features)
-        return pd.DataFrame({str(self.site): characteristics(self.features, y.view(-1) if is_label else None, max_units, share)})
+        return pd.DataFrame({str(self.site): characteristics(self.features, self.targets.view(-1) if self._labelled else None, max_units, share)})
 
     def calibration(self,
         n_bins:int=15, # Bins of confidence
@@ -254,9 +254,7 @@ class LatentInterpretation(Interpretation):
                 handle = site.hook(lambda z: torch.lerp(z.roll(1, 0), z, float(lam)))
                 try: p = self.act(_double(first(tuplify(model(*xb)))))
                 finally: handle.remove()
-                log = p.clamp_min(torch.finfo(p.dtype).tiny).log()
-                nll = [log.gather(1, t[:,None]).sum() for t in (y,y.roll(1))]
-                total[i,j] -= float(lam*nll[0] + (1-lam)*nll[1])
+                total[i,j] += float(lam*_nll(p, y).sum() + (1-lam)*_nll(p, y.roll(1)).sum())
         return pd.DataFrame(total/sum(len(y) for _,y in batches), pd.Index(lams, name='λ'), [str(s) for s in sites])
 
     def plot_interpolation(self,

@@ -77,8 +77,9 @@ def expected_calibration_error(
     name = 'expected_calibration_error'
     return _gap(_bins(_confidence(*_check_probs(name, probs, targets)), _check_bins(name, n_bins), adaptive))
 
-# %% ../nbs/21_metrics.ipynb #822ceab0
-def _nll(p, y): return -p.gather(1, y[:,None]).clamp_min(torch.finfo(p.dtype).tiny).log()
+# %% ../nbs/21_metrics.ipynb #317a98b5
+def _log(p): return p.clamp_min(torch.finfo(p.dtype).tiny).log()
+def _nll(p, y): return -_log(p.gather(1, y[:,None]))
 def _brier(p, y): return p.square().sum(1, keepdim=True) - 2*p.gather(1, y[:,None]) + 1
 
 def negative_log_likelihood(
@@ -95,10 +96,12 @@ def brier_score(
     "mean_n Σ_k (p_n(k) − [y_n = k])²"
     return float(_brier(*_check_probs('brier_score', probs, targets)).mean())
 
-# %% ../nbs/21_metrics.ipynb #fc7751c8
+# %% ../nbs/21_metrics.ipynb #0c040198
 class _ProbabilityMetric(Metric):
     "A metric of probabilities that keeps `_of(p, y)`, a row a sample, on the device"
-    def __init__(self, act=None): self.act,self._parts = act,[]
+    def __init__(self,
+        act=None, # Turns predictions into probabilities; by default the loss function's `activation`, else a softmax
+    ): self.act,self._parts = act,[]
     def reset(self): self._parts = []
 
     def accumulate(self, learn):
@@ -117,16 +120,10 @@ class _ProbabilityMetric(Metric):
 
 class NLL(_ProbabilityMetric):
     "Negative log-likelihood of the true class, in nats, whatever the loss: `negative_log_likelihood` as a metric"
-    def __init__(self,
-        act=None, # Turns predictions into probabilities; by default the loss function's `activation`, else a softmax
-    ): super().__init__(act)
     _of = staticmethod(_nll)
 
 class Brier(_ProbabilityMetric):
     "Squared distance of the probabilities to the one-hot target: `brier_score` as a metric"
-    def __init__(self,
-        act=None, # Turns predictions into probabilities; by default the loss function's `activation`, else a softmax
-    ): super().__init__(act)
     _of = staticmethod(_brier)
 
 class ECE(_ProbabilityMetric):

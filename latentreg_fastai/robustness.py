@@ -6,10 +6,10 @@
 __all__ = ['deformations', 'corruptions', 'PixelSpace', 'fgsm', 'pgd', 'rotate', 'shear', 'zoom', 'robustness_tests',
            'robustness', 'mean_corruption_error', 'robustness_summary', 'plot_robustness']
 
-# %% ../nbs/22_robustness.ipynb #6b32cc97
+# %% ../nbs/22_robustness.ipynb #06824cf9
 from .viz import *
 from .metrics import *
-from .metrics import _act_of,_double
+from .metrics import _act_of,_double,_log,_nll
 from .core import *
 from .data import *
 from fastai.vision.all import *
@@ -36,9 +36,7 @@ class PixelSpace:
         "What the model is given for the pixels `x`"
         return x.clone() if self.mean is None else (x - self.mean.to(x))/self.std.to(x)
 
-# %% ../nbs/22_robustness.ipynb #4160566f
-def _log(p): return p.clamp_min(torch.finfo(p.dtype).tiny).log()
-
+# %% ../nbs/22_robustness.ipynb #fd1968f8
 def _grad(f, x, y):
     "The gradient of log Σ_{k≠y} p_k − log p_y by x, `f(x)` being probabilities: a positive multiple of the loss's"
     x = x.detach().requires_grad_()
@@ -129,7 +127,7 @@ corruptions = dict(gaussian_noise=(_noise(lambda x,c,n: x + c*n()), (.04,.06,.08
                    jpeg=(_jpeg, (80,65,58,50,40)),
                    pixelate=(_pixelate, (.95,.9,.85,.75,.65))) # CIFAR-10-C; a user's own is one line more
 
-# %% ../nbs/22_robustness.ipynb #eac1071b
+# %% ../nbs/22_robustness.ipynb #238ab689
 def robustness_tests()->dict: # For each kind its tests
     "What `robustness` can measure"
     return dict(attack=['fgsm','pgd','unbounded_pgd'], deformation=list(deformations), corruption=list(corruptions))
@@ -142,7 +140,7 @@ def _check_images(b):
 
 def _look(f, x, y):
     p = f(x)
-    return p.argmax(1) != y, -_log(p).gather(1, y[:,None])[:,0]
+    return p.argmax(1) != y, _nll(p, y)[:,0]
 
 def _changes(f, names, eps, steps, unbounded):
     "For each test and level its kind and names, and the function of pixels, labels and a random generator that changes the pixels"

@@ -26,10 +26,10 @@ def pair_distance(
     mean = (d*same).sum()/same.sum()
     return mean/d.mean() if normalize else mean
 
-# %% ../../nbs/18_callback.monitor.ipynb #9bd75448
+# %% ../../nbs/18_callback.monitor.ipynb #3f1d0416
 class _Measure(TermCallback):
     "A column in the table and a line in `recorder.terms`, for what a monitor measures"
-    def __init__(self, owner, label): self.owner,self._label = owner,label
+    def __init__(self, label): self._label = label
     @property
     def label(self): return self._label
 
@@ -49,7 +49,7 @@ class LatentMonitor(LayerCallback):
         self._check_n_classes()
 
     def _join(self, learn):
-        self._measures = [_Measure(self, 'pair_distance'),_Measure(self, 'cw_variance')]
+        self._measures = [_Measure('pair_distance'),_Measure('cw_variance')]
         learn.add_cbs(self._measures)
     def _leave(self, learn): learn.remove_cbs(self._measures)
 
