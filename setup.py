@@ -8,9 +8,12 @@ cfg = ConfigParser()
 cfg.read(here/'settings.ini', encoding='utf8')
 cfg = cfg['DEFAULT']
 
+extras = {k: cfg[f'{k}_requirements'].split() for k in ('text','dask','dev')}
+extras['dev'] += extras['text'] + extras['dask']                  # the tests need all
+
 setup(name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], author=cfg['author'],
       keywords=cfg['keywords'].split(), license=cfg['license'], python_requires=f">={cfg['min_python']}",
       long_description=(here/'README.md').read_text(encoding='utf8'), long_description_content_type='text/markdown',
       packages=find_packages(include=[cfg['lib_name'], f"{cfg['lib_name']}.*"]),
-      install_requires=cfg['requirements'].split(), extras_require={'dev': cfg['dev_requirements'].split()},
+      package_data={f"{cfg['lib_name']}.bench": ['suites/*.yaml']}, install_requires=cfg['requirements'].split(), extras_require=extras,
       entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"})

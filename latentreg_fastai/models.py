@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['mlp', 'cnn', 'CifarBlock', 'CifarResNet', 'resnet20', 'resnet32', 'resnet56', 'resnet110', 'PreActBlock',
            'PreActResNet', 'preact_resnet18', 'preact_resnet34', 'preact_resnet152', 'wrn_28_2', 'wrn_28_10',
-           'resnet18_32', 'vgg13_32', 'mobilenet_v2_32', 'small_cnn', 'bottleneck_mlp']
+           'resnet18_32', 'vgg13_32', 'mobilenet_v2_32', 'small_cnn', 'bottleneck_mlp', 'minilm']
 
-# %% ../nbs/03_models.ipynb #b11200e8
+# %% ../nbs/03_models.ipynb #510dec3a
+from .data import *
 from fastai.vision.all import *
 
 # %% ../nbs/03_models.ipynb #d10c34ef
@@ -168,3 +169,24 @@ def bottleneck_mlp(
     return nn.Sequential(OrderedDict(encoder=nn.Sequential(nn.Flatten(), *hidden(n_in, before)),
                                      bottleneck=nn.Sequential(nn.Linear(width, dim), *[nn.BatchNorm1d(dim)]*bn),
                                      head=nn.Sequential(*hidden(dim, after), nn.Linear(width if after else dim, n_out))))
+
+# %% ../nbs/03_models.ipynb #05c26148
+class minilm(Module):
+    "MiniLM (6 layers, 384 units, 22.6M parameters) with its pretrained weights: the mean of an article's token states, then a linear layer"
+    def __init__(self,
+        n_out:int=4, # Classes
+        attention:str='sdpa', # PyTorch's attention, or 'eager': plain matrix products, twice as fast under bf16 on a CPU
+    ):
+        path = minilm_path()
+        from transformers import AutoModel,logging
+        loud,bar = logging.get_verbosity(),logging.is_progress_bar_enabled()
+        logging.set_verbosity_error(); logging.disable_progress_bar()   # not a bar for every run
+        try: self.body = AutoModel.from_pretrained(path, attn_implementation=attention, add_pooling_layer=False)
+        finally:
+            logging.set_verbosity(loud)
+            if bar: logging.enable_progress_bar()
+        self.head = nn.Linear(self.body.config.hidden_size, n_out)
+    def forward(self, tokens):                            # (N, length), 0 where there is none
+        mask = (tokens != 0).long()
+        z = self.body(tokens, attention_mask=mask).last_hidden_state
+        return self.head((z*mask[...,None]).sum(1)/mask.sum(1, keepdim=True))

@@ -2,7 +2,7 @@
 import pytest, subprocess, sys
 from common import *
 from latentreg_fastai.bench import *
-from latentreg_fastai import bench
+from latentreg_fastai.bench import run as runner,suite as suite_module
 
 RUN = dict(data='digits', data_args=dict(n_train=100, n_valid=100), net='small_cnn', net_args={}, method='cw-VR', args=dict(weight=1.), seed=0, epochs=2, lr=1e-2)
 
@@ -23,19 +23,19 @@ def test_a_broken_line_is_done_again(tmp_path):
 
 def test_nothing_is_done_twice(tmp_path, monkeypatch):
     f,calls = tmp_path/'r.jsonl',[]
-    one = bench.one_run
-    monkeypatch.setattr(bench, 'one_run', lambda r: calls.append(r['seed']) or one(r))
+    one = runner.one_run
+    monkeypatch.setattr(runner, 'one_run', lambda r: calls.append(r['seed']) or one(r))
     run_all([RUN], f); run_all([{**RUN, 'seed': 2}, RUN], f)
     assert calls == [0,2]
 
 def test_stopped_and_gone_on(tmp_path, monkeypatch):
     "Ctrl-C in the third of four runs: two records, and the other two after a restart"
-    f,n,one = tmp_path/'r.jsonl',[],bench.one_run
+    f,n,one = tmp_path/'r.jsonl',[],runner.one_run
     def sometimes(r):
         n.append(r)
         if len(n) == 3: raise KeyboardInterrupt
         return one(r)
-    monkeypatch.setattr(bench, 'one_run', sometimes)
+    monkeypatch.setattr(runner, 'one_run', sometimes)
     runs = [{**RUN, 'seed': s} for s in range(4)]
     with pytest.raises(KeyboardInterrupt): run_all(runs, f)
     assert [r['seed'] for r in read_records(f)] == [0,1]
@@ -63,7 +63,7 @@ def test_a_loss_is_a_method_and_nll_is_the_nll():
     close(plain['nll'], smooth['nll'], eps=1e-6)          # nothing was learnt: the same network
     assert plain['curve'][0]['train_loss'] != smooth['curve'][0]['train_loss']
     flat = [{**RUN, 'fit': f} for f in ('flat','one_cycle')]
-    assert bench._key(flat[0]) != bench._key(flat[1]) and one_run(flat[0])['nll'] != one_run(flat[1])['nll']
+    assert runner._key(flat[0]) != runner._key(flat[1]) and one_run(flat[0])['nll'] != one_run(flat[1])['nll']
 
 def test_medians_are_of_the_last_epochs():
     "However few epochs were measured, no earlier one enters"
@@ -71,31 +71,34 @@ def test_medians_are_of_the_last_epochs():
     assert [c['epoch'] for c in few['curve']] == [0,3,5] and few['error_last5'] == few['error'] and few['nll_last5'] == few['nll']
     assert [c['epoch'] for c in some['curve']] == [0,3,4,5] and some['nll_last5'] == np.median([c['nll'] for c in some['curve'][1:]])
 
+def small(**kwargs): return {'title': 'small', 'version': 1, 'base': dict(data='mnist', data_args=dict(n_train=1000), net='mlp', epochs=1), 'lrs': [5e-3], 'rows': {}, **kwargs}
+
 def test_fixed_rows_of_a_suite():
-    s = Suite(dict(data='mnist', data_args=dict(n_train=1000), net='mlp', net_args={}, epochs=1), (5e-3,), fixed={'Phantom k=3': ('Phantom', dict(k=3))}, seeds=range(2))
-    assert s.lr_runs() == s.strength_runs(5e-3) == [] and s.choose_lr([]) == 5e-3
-    runs = s.test_runs(5e-3, {})
+    s = Suite(small(rows={'Phantom k=3': dict(of='Phantom', args=dict(k=3))}, seeds=2))
+    lrs = s.choose_lrs([])
+    assert s.lr_runs() == s.strength_runs(lrs) == [] and lrs == {None: 5e-3}
+    runs = s.test_runs(lrs, {})
     assert [(r['seed'],r.get('label', r['method']),r['args']) for r in runs] == [(i,*row) for i in (0,1) for row in (('baseline',{}),('Phantom k=3',dict(k=3)))]
     assert all('n_valid' not in r['data_args'] for r in runs)
 
 def test_itra_does_not_collapse():
     "1,000 MNIST images, the MLP without normalisation, Adam 1e-3, weight 0.6, five seeds: no run is above its baseline + 2 points; without a warm-up it is a guess"
-    suite = suites['itra-collapse']
-    suite = Suite({**suite.base, 'data_args': dict(n_train=1000, n_valid=2000), 'points': 1, 'last': 1}, suite.lrs, seeds=range(5), fixed={'ITRA-c': ('ITRA-c', {}), 'none': ('ITRA-c', dict(warmup=0.))})
-    errors = {(r.get('label', r['method']),r['seed']): one_run(r)['error'] for r in suite.test_runs(1e-3, {}) if r['seed'] == 0 or r.get('label') != 'none'}
+    spec = Suite.load('itra-collapse').spec
+    suite = Suite({**spec, 'base': {**spec['base'], 'data_args': dict(n_train=1000, n_valid=2000), 'points': 1, 'last': 1}, 'rows': {'ITRA-c': {}, 'none': spec['rows']['none']}})
+    errors = {(r.get('label', r['method']),r['seed']): one_run(r)['error'] for r in suite.test_runs(suite.choose_lrs([]), {}) if r['seed'] == 0 or r.get('label') != 'none'}
     assert all(errors['ITRA-c',s] < errors['baseline',s] + 2 for s in range(5)), errors
     assert errors['none',0] > 80
 
-def test_a_suite_chooses_on_the_validation_split(monkeypatch):
+def test_a_suite_chooses_on_the_validation_split(monkeypatch, tmp_path):
     "The best on validation is taken, whatever the test set says; the stages share no seed and no data"
-    s = Suite(dict(data='mnist', data_args=dict(n_train=1000), net='mlp', net_args={}, epochs=1), (1e-3,1e-2), {'VR': ('weight',(.1,1.))}, 500, range(100,102), range(3))
+    s = Suite(small(lrs=[1e-3,1e-2], rows={'VR': dict(grid=dict(weight=[.1,1.]))}, tune=dict(n_valid=500, seeds=[100,101]), seeds=3))
     asked = []
-    def fake(runs, *args):
+    def fake(runs, *args, **kwargs):
         asked.extend(runs)
         good = lambda r: (r['lr'] == 1e-2) + (r['args'].get('weight') == .1)
         return [{**r, 'error': 10.-good(r) if r['stage'] != 'test' else good(r), 'nll': 1.} for r in runs]
-    monkeypatch.setattr(bench, 'run_all', fake)
-    s.bench('nowhere')
+    monkeypatch.setattr(suite_module, 'run_all', fake)
+    s.bench(tmp_path/'nothing.jsonl')
     test = [r for r in asked if r['stage'] == 'test']
     assert {r['lr'] for r in test} == {1e-2} and {r['args'].get('weight') for r in test} == {None,.1}
     assert all('n_valid' in r['data_args'] for r in asked if r not in test) and not any('n_valid' in r['data_args'] for r in test)
@@ -120,11 +123,11 @@ def test_demo(tmp_path):
     assert command(*small, '--force').returncode == 0 and (out/'demo.csv').stat().st_mtime_ns > before
 
 def test_demo_has_everything_that_fits():
-    assert {r['method'] for r in demo_runs()} == set(methods) - {'MixUp','LabelSmoothing'}
-    assert {r['seed'] for r in demo_runs()} == {0,1,2}
+    c = Suite.load('digits').conditions[None]
+    assert {r['of'] for r in c['rows'].values()} == set(methods) - set(of_fastai) and c['seeds'] == [0,1,2]
 
 @pytest.mark.parametrize('args,said', [(('demo','--methods','Dropout'), ['unknown method Dropout','ManifoldMixup','cw-VR']), (('demo','--seeds','0'), ['--seeds must be 1 or more']),
-                                       (('bench','imagenet'), ['imagenet','mnist-1k']), ((), ['required'])])
+                                       (('bench','imagenet'), ['imagenet','mnist-1k','.yaml']), ((), ['required'])])
 def test_wrong_words(args, said):
     p = command(*args)
     assert p.returncode == 2 and all(s in p.stderr for s in said), p.stderr

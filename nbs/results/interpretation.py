@@ -16,7 +16,7 @@ kept = 'baseline','manifold mixup','cw-VR','CR','ITRA-c','phantom'      # their 
 def run_of(name, seed):
     "The run of a suite, and the error that its record has"
     suite,label = methods[name]
-    rec = next(r for r in read_records(here/f'{suite}.jsonl') if r['stage'] == 'test' and r['seed'] == seed and r.get('label', r['method']) == label)
+    rec = next(r for r in read_records(here/suite/'records.jsonl') if r['stage'] == 'test' and r['seed'] == seed and r.get('label', r['method']) == label)
     return {k: rec[k] for k in ('data','data_args','net','net_args','method','args','seed','epochs','lr')},rec['error']
 
 def measure(name, seed):
