@@ -65,6 +65,26 @@ def test_a_loss_is_a_method_and_nll_is_the_nll():
     flat = [{**RUN, 'fit': f} for f in ('flat','one_cycle')]
     assert runner._key(flat[0]) != runner._key(flat[1]) and one_run(flat[0])['nll'] != one_run(flat[1])['nll']
 
+def test_ways_to_train(monkeypatch):
+    "Each changes the run; bfloat16 is seen by the network, on a CPU too, where fp16 is refused by name"
+    seen,forward = set(),nn.Linear.forward
+    monkeypatch.setattr(nn.Linear, 'forward', lambda self, x: seen.add((y := forward(self, x)).dtype) or y)
+    figures = {}
+    for name,change in dict(plain={}, sgd=dict(opt='sgd'), rmsprop=dict(opt='rmsprop', lr=1e-3), wd=dict(wd=.5), drops=dict(fit='drops', drops=[.5]), drop=dict(drop=.5), bf16=dict(precision='bf16', channels_last=True)).items():
+        seen.clear()
+        figures[name] = one_run({**RUN, **change})['nll']
+        assert (torch.bfloat16 in seen) == (name == 'bf16')
+    assert len(set(figures.values())) == len(figures) and all(map(math.isfinite, figures.values()))
+    if default_device().type == 'cpu':
+        with pytest.raises(ValueError, match="'fp16' needs a GPU.*bf16"): one_run({**RUN, 'precision': 'fp16'})
+
+def test_the_rate_drops():
+    "To a tenth at each share of training, as the papers' schedules do"
+    lrs,run = [],{**RUN, 'fit': 'drops', 'drops': [.5,.75], 'lr': .1, 'opt': 'sgd', 'epochs': 4}
+    learn = trained(run, Probe(after_batch=lambda l: l.training and lrs.append(l.opt.hypers[-1]['lr'])))
+    n = len(lrs)
+    close(lrs, [.1]*(n//2) + [.01]*(n//4) + [.001]*(n - n//2 - n//4), eps=1e-9)
+
 def test_medians_are_of_the_last_epochs():
     "However few epochs were measured, no earlier one enters"
     few,some = (one_run({**RUN, 'epochs': 6, 'points': 2, 'last': n}) for n in (1,3))

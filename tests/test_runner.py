@@ -244,10 +244,10 @@ def test_the_command_tells_of_failed_runs(tmp_path):
     assert mended.status == 0 and list(pd.read_csv(out/'report.csv').method) == ['baseline','cw-VR','VR']
 
 def test_every_run_fails(tmp_path):
-    "Nothing can be compared, and that is said"
+    "Nothing can be compared: that is said, and the status tells a script"
     file,out = suite_file(tmp_path, base={**BASE, 'net_args': dict(wdth=1)}),tmp_path/'out'
     for said in (latentreg('bench', file, '--out', out), latentreg('report', out)):
-        assert said.status == 0 and '4 runs failed' in said.out and 'wdth' in said.out
+        assert said.status == 1 and '4 runs failed' in said.out and 'wdth' in said.out
     assert 'No run has ended well' in (out/'report.md').read_text(encoding='utf8')
 
 def test_every_choice_fails(tmp_path):
@@ -372,6 +372,12 @@ WRONG = {'key of the suite':    (dict(row={}), ["'row'",'rows']),
          'net of a row':        (dict(rows={'VR': dict(run=dict(net='resnet19'))}), ["'resnet19'",'resnet20']),
          'fit':                 (dict(base={**BASE, 'fit': 'onecycle'}), ["'onecycle'",'one_cycle','flat','drops']),
          'measures':            (dict(base={**BASE, 'measures': ['robust']}), ["'robust'",'robustness']),
+         'epochs as text':      (dict(base={**BASE, 'epochs': '3'}), ['epochs',"'3'"]),
+         'drops without':       (dict(base={**BASE, 'fit': 'drops'}), ['drops','shares']),
+         'cost as text':        (dict(rows={'ITRA': dict(cost='2')}), ['cost',"'ITRA'"]),
+         'grid is a list':      (dict(rows={'VR': dict(grid=[1])}), ['grid',"'VR'"]),
+         'data_args, a list':   (dict(base={**BASE, 'data_args': [100]}), ['data_args']),
+         'precision':           (dict(base={**BASE, 'precision': 'fp8'}), ["'fp8'",'bf16']),
          'lrs as text':         (dict(lrs=['1e-3']), ["'1e-3'"]),
          'lrs is a number':     (dict(lrs=.01), ['lrs']),
          'no lrs':              (dict(lrs=[]), ['lrs']),

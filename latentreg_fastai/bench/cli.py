@@ -69,7 +69,7 @@ def _step_seconds(make, method):
 
 def _skip(self): raise CancelValidException
 
-# %% ../../nbs/33_bench.cli.ipynb #a9b5b670
+# %% ../../nbs/33_bench.cli.ipynb #c9c3e220
 def _demo(args, error):
     out,stem = Path(args.out),'demo'
     files = {k: out/f'{stem}.{k}' for k in ('csv','png')}
@@ -123,8 +123,9 @@ def _report(args, error):
 def _print(report):
     for c,t in report.tables.items(): print('', report.title(c), show_table(t).to_string(), sep='\n')
     bad = [r for r in report.records if failed(r)]
-    if bad: print(f"\n{len(bad)} runs failed, the first with {bad[0]['failed']}; --retry does them again")
+    if bad: print(f"\n{len(bad)} run{'s' if len(bad) > 1 else ''} failed, the first with {bad[0]['failed']}; `latentreg bench` with --retry does them again")
     print('\nsaved:', ', '.join(map(str, report.write())))
+    if bad and not report.tables: sys.exit(1)
 
 def _speed(args, error):
     table = speed(args.methods, args.rounds)

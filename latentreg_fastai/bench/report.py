@@ -161,7 +161,7 @@ def paper_figures(
         cols[f"{p['source']}, {'100 − accuracy' if flip else ours}"] = text
     return pd.DataFrame(cols).fillna('–').rename_axis('method') if cols else pd.DataFrame()
 
-# %% ../../nbs/32_bench.report.ipynb #c79c8e4d
+# %% ../../nbs/32_bench.report.ipynb #02a5ba8a
 @styled
 def plot_curves(
     records:list, # Records, as for `summary`
@@ -215,7 +215,7 @@ def plot_gains(
 ):
     "What each method gains over the baseline, paired, with its 95% interval, over what a step of it costs; filled where p < 0.05 after Holm's correction; returns the axes"
     rows = list(rows or dict.fromkeys(m for t in tables.values() for m in t.index if not m.startswith('baseline')))
-    colors,marks = methods_colors(rows),dict(zip(rows, itertools.cycle('osD^vP*X<>')))
+    colors,marks = methods_colors(rows),dict(zip(rows, itertools.cycle('osD^vP*X<>dph8')))
     across,lines = min(ncols, len(tables)),-(-len(rows)//5)
     axs = axes_for(ax, len(tables), figsize or (max(7.5, 3.4*across), 2.9*-(-len(tables)//across) + .25*lines), ncols=ncols)
     for a,(name,t) in zip(axs, tables.items()):

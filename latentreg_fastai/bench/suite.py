@@ -20,7 +20,7 @@ def _merged(a, b):
     "`a` with what `b` says, dicts merged"
     return {**a, **{k: _merged(a[k], v) if isinstance(a.get(k), dict) and isinstance(v, dict) else v for k,v in b.items()}}
 
-# %% ../../nbs/31_bench.suite.ipynb #03c0bf98
+# %% ../../nbs/31_bench.suite.ipynb #829111e5
 class Suite:
     "What is compared: conditions, rows, seeds, and the choice of the rate and of strengths"
     def __init__(self,
@@ -62,14 +62,18 @@ class Suite:
 
     def _check_run(self, base):
         self._check('base', base)
-        for k,known in (('data',datasets),('net',networks),('opt',optimizers),('fit',fits),('measures',measures)):
+        for k in ('data_args','net_args'):
+            if not isinstance(base.get(k, {}), dict): raise self._error(f'`{k}` is a mapping, not {base[k]!r}')
+        if not (type(n := base.get('epochs', 1)) is int and n > 0): raise self._error(f'`epochs` is a whole number above 0, not {n!r}')
+        if base.get('fit') == 'drops' and not base.get('drops'): raise self._error('`fit: drops` needs `drops`, the shares of training at which the rate falls')
+        for k,known in (('data',datasets),('net',networks),('opt',optimizers),('fit',fits),('precision',precisions),('measures',measures)):
             unknown = [v for v in (L(base.get(k)) if base.get(k) is not None else ()) if v not in known]
             if unknown: raise self._error(f"unknown {k} {unknown[0]!r}: there are {', '.join(known)}")
 
     def _check_list(self, what, values):
         if not isinstance(values, list) or not values: raise self._error(f'the {what} are a list of one value or more, not {values!r}')
         for v in values:
-            if not isinstance(v, (int,float)): raise self._error(f'the {what} are numbers, not {v!r}' + (' (YAML reads 1e-3 as text: write 0.001)' if isinstance(v, str) else ''))
+            if type(v) not in (int,float): raise self._error(f'the {what} are numbers, not {v!r}' + (' (YAML reads 1e-3 as text: write 0.001)' if isinstance(v, str) else ''))
 
     def _check_seeds(self, c):
         if set(c['seeds']) & set(c['tune']['seeds']): raise self._error('`seeds` and the seeds of `tune` must differ')
@@ -78,11 +82,13 @@ class Suite:
         "Check a condition and fill in what it leaves out"
         self._check('base', c['base'], 'data','net','epochs'); self._check('tune', c['tune'])
         c['base'] = {'data_args': {}, 'net_args': {}, **c['base']}
+        if not isinstance(c['rows'], dict): raise self._error(f"`rows` is a mapping, not {c['rows']!r}")
         self._check_run(c['base'])
         self._check_list('lrs', c['lrs'])
         c['tune'] = {'seeds': [100], **c['tune']}
         self._check_list('seeds of `tune`', c['tune']['seeds'])
-        if isinstance(c['seeds'], int): c['seeds'] = list(range(c['seeds']))
+        if type(c['seeds']) is int: c['seeds'] = list(range(c['seeds']))
+        self._check_list('seeds', c['seeds'])
         self._check_seeds(c)
         rows = {'baseline': {}, **c['rows']}
         for label,row in rows.items():
@@ -90,6 +96,9 @@ class Suite:
             row = rows[label] = {'of': label, 'args': {}, 'run': {}, **row}
             if row['of'] not in {**methods, **_special}: raise self._error(f"unknown method {row['of']!r} in row {label!r}: there are {', '.join(methods)}")
             self._check_run(row['run'])
+            for k in ('args','grid'):
+                if not isinstance(row.get(k, {}), dict): raise self._error(f'`{k}` of row {label!r} is a mapping, not {row[k]!r}')
+            if not isinstance(row.get('cost', 1), (int,float)): raise self._error(f"`cost` of row {label!r} is a number, not {row['cost']!r}")
             for k,v in row.get('grid', {}).items(): self._check_list(f'grid of {k!r} in row {label!r}', v)
             if len(row.get('grid', {})) > 1: raise self._error(f'the grid of row {label!r} has more than one argument')
         if (any('grid' in r for r in rows.values()) or len(c['lrs']) > 1) and not c['tune'].get('n_valid'): raise self._error('`tune` needs `n_valid`, the number of held-out images for the choices')
@@ -114,7 +123,9 @@ class Suite:
             if rows:
                 costs = {f"baseline ×{c['rows'][r]['cost']:g}" for r in rows if 'cost' in c['rows'].get(r, {})}
                 c['rows'] = {r: v for r,v in c['rows'].items() if r in rows or r == 'baseline' or r in costs}
-            if seeds: c['seeds'] = list(range(seeds)); self._check_seeds(c)
+            if seeds:
+                c['seeds'] = c['seeds'][:seeds] if seeds <= len(c['seeds']) else list(range(seeds))
+                self._check_seeds(c)
         return res
 
     def smoke(self):
@@ -196,7 +207,7 @@ class Suite:
         kept = Path(file).parent/'suite.yaml'
         if kept.exists() and self._changed(yaml.safe_load(kept.read_text(encoding='utf8'))):
             raise ValueError(f'{kept} trains differently under the same version {self.version}: give the suite another version and its records another folder; nothing was changed')
-        new = kept.with_suffix('.new')                   # a full disk leaves the old one
+        new = kept.with_name(f'.suite.{os.getpid()}.new')                   # a full disk leaves the old one
         try:
             new.write_text(yaml.safe_dump(self.spec, sort_keys=False, allow_unicode=True), encoding='utf8')
             os.replace(new, kept)
