@@ -54,13 +54,15 @@ def test_version_is_said_once(wheel):
 def test_wheel_metadata(wheel):
     meta = email.message_from_string(info(wheel, 'METADATA'))
     assert meta['Name'] == cfg['lib_name'] and meta['Summary'] == cfg['description']
-    assert meta['Requires-Python'] == f">={cfg['min_python']}" and meta.get_all('Provides-Extra') == ['dev']
+    assert meta['Requires-Python'] == f">={cfg['min_python']}" and meta.get_all('Provides-Extra') == ['text','dask','dev']
     got = [Requirement(o) for o in meta.get_all('Requires-Dist')]
     plain = lambda reqs: sorted(f'{o.name}{o.specifier}' for o in reqs)
     want = lambda key: plain(map(Requirement, cfg[key].split()))
     assert plain(o for o in got if o.marker is None) == want('requirements')
-    assert plain(o for o in got if o.marker and str(o.marker) == 'extra == "dev"') == want('dev_requirements')
-    assert len(got) == len((cfg['requirements']+' '+cfg['dev_requirements']).split())       # and nothing else
+    extras = {k: want(f'{k}_requirements') for k in ('text','dask','dev')}
+    extras['dev'] = sorted(sum(extras.values(), []))                                        # the tests need all
+    for k,reqs in extras.items(): assert plain(o for o in got if str(o.marker) == f'extra == "{k}"') == reqs
+    assert len(got) == sum(map(len, extras.values())) + len(want('requirements'))           # and nothing else
 
 def test_the_command_is_there(wheel):
     points = ConfigParser()
@@ -72,7 +74,8 @@ def test_the_command_is_there(wheel):
 
 def test_wheel_holds_the_package_and_nothing_else(wheel):
     inside = {n for n in wheel.namelist() if '.dist-info/' not in n}
-    assert inside == {f'latentreg_fastai/{n}' for n in modules(HERE/'latentreg_fastai')}
+    suites = {p.relative_to(HERE).as_posix() for p in HERE.glob('latentreg_fastai/bench/suites/*.yaml')}
+    assert suites and inside == suites | {f'latentreg_fastai/{n}' for n in modules(HERE/'latentreg_fastai')}
 
 def test_a_wheel_can_be_built_from_the_source_distribution(tmp_path):
     "What pip does where it finds no wheel: setup.py must find settings.ini there"
