@@ -56,6 +56,11 @@ def test_rows_of_one_method():
     text = winners(t).splitlines()
     assert text[0].index('VR') < text[0].index('Phantom k=2') < text[0].index('Phantom k=3') and text[1] == 'not: none'
 
+def test_whole_numbers_of_a_suite_suit_fastais_mixup():
+    "YAML reads 1 as a whole number, of which torch makes no Beta distribution"
+    one,same = (one_run({**RUN, 'method': 'MixUp', 'args': dict(alpha=a)}) for a in (1,1.))
+    assert one['nll'] == same['nll']
+
 def test_a_loss_is_a_method_and_nll_is_the_nll():
     "Label smoothing changes the training loss, not the measure; a constant rate is another run"
     runs = [{**RUN, 'method': m, 'args': {}, 'epochs': 1, 'lr': 0.} for m in ('baseline','LabelSmoothing')]

@@ -109,31 +109,30 @@ def test_killed_ten_times(tmp_path, start):
     assert [sum(r['stage'] == s for r in recs) for s in ('lr','strength','test')] == [4,6,30]
     assert 'cw-VR' in p.said.read_text() and len(pd.read_csv(out/'report.csv')) == 3
 
+def two_runners(tmp_path, start, seeds):
+    "One that was halted in a run, another at work; the claim on that run, the number of records then, their file"
+    file,out = suite_file(tmp_path, seeds=seeds),tmp_path/'out'
+    records = out/'records.jsonl'
+    a = start('bench', file, '--out', out)
+    claim = halt_in_a_run(a, records)
+    return a,start('bench', file, '--out', out),claim,lines(records),records
+
 @linux
 def test_two_runners_at_once(tmp_path, start):
     "Both are in the middle of runs at the same time; no run is done twice, and both tell the whole result"
-    file,out = suite_file(tmp_path, seeds=7),tmp_path/'out'
-    records = out/'records.jsonl'
-    a = start('bench', file, '--out', out)
-    first = halt_in_a_run(a, records)
-    before = lines(records)
-    b = start('bench', file, '--out', out)
+    a,b,first,before,records = two_runners(tmp_path, start, seeds=7)
     wait(lambda: claims(b), b)
     assert first not in claims(b)
     a.send_signal(signal.SIGCONT)
     assert before < 8 and (a.wait(180),b.wait(180)) == (0,0), a.said.read_text() + b.said.read_text()
     assert len(whole_lines(records)) == 14 == lines(records)
     for p in (a,b): assert all(w in p.said.read_text() for w in ('error %','baseline','cw-VR','report.md'))
-    assert not (out/'claims').exists()
+    assert not (records.parent/'claims').exists()
 
 @linux
 def test_a_dead_runners_claim_is_taken_over(tmp_path, start):
     "The other runner does all but the run that is under way, waits for that, and does it when its owner is dead"
-    file,out = suite_file(tmp_path, seeds=4),tmp_path/'out'
-    records = out/'records.jsonl'
-    a = start('bench', file, '--out', out)
-    claim = halt_in_a_run(a, records)
-    b = start('bench', file, '--out', out)
+    a,b,claim,_,records = two_runners(tmp_path, start, seeds=4)
     wait(lambda: lines(records) == 7, b)
     time.sleep(1.5)                                      # longer than it sleeps between looks
     assert b.poll() is None and lines(records) == 7 and claim not in {hashlib.sha1(k.encode()).hexdigest() for k in whole_lines(records)}
@@ -223,6 +222,7 @@ def test_a_failed_run_is_recorded(tmp_path, monkeypatch):
     recs = run_all(runs, file)
     assert [failed(r) for r in recs] == [False,True,False] and did == runs
     assert 'weight' in recs[1]['failed'] and 'VarianceRegularizer' in recs[1]['failed'] and recs[1]['traceback'].startswith('Traceback') and 'error' not in recs[1]
+    assert 'File "latentreg_fastai/bench/run.py"' in recs[1]['traceback'] and 'File "/' not in recs[1]['traceback']   # records are shared: nothing of the machine
     assert run_all(runs, file) == recs and len(did) == 3
     again = run_all(runs, file, retry=True)
     assert did[3:] == [BAD] and figures(again) == figures(recs) and again[0] == recs[0] and len(whole_lines(file)) == 3
@@ -303,6 +303,14 @@ def test_the_command_on_a_full_disk(tmp_path):
     with disk_full_at(len(before) + 100): p = latentreg('bench', file, '--out', out)
     assert p.status == 2 and 'no space left' in p.err and (out/'records.jsonl').read_bytes() == before
     assert latentreg('bench', file, '--out', out).status == 0 and len(whole_lines(out/'records.jsonl')) == 4
+
+def test_a_full_disk_leaves_failed_records(tmp_path):
+    "`retry` takes failed records out first; without room for that it leaves all as it was"
+    file = tmp_path/'r.jsonl'
+    run_all([RUN, BAD], file)
+    before = file.read_bytes()
+    with disk_full_at(10), pytest.raises(OSError): run_all([RUN, BAD], file, retry=True)
+    assert file.read_bytes() == before and {f.name for f in tmp_path.iterdir()} <= {file.name, f'.{file.name}.lock'}
 
 def test_a_full_disk_leaves_the_suite(tmp_path):
     "Without `suite.yaml` the records that are there cannot be reported"

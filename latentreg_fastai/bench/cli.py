@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['speed_settings', 'StepTimer', 'speed', 'bench', 'main']
 
-# %% ../../nbs/33_bench.cli.ipynb #6844b71c
-import argparse,json,platform,sys,yaml
+# %% ../../nbs/33_bench.cli.ipynb #f8299d8e
+import argparse,platform,sys
 import latentreg_fastai
 from fastai.vision.all import *
 from ..data import *

@@ -27,7 +27,7 @@ from ..callback.phantom import *
 from ..callback.itra import *
 from ..callback.baselines import *
 
-# %% ../../nbs/30_bench.run.ipynb #c4a1ad5d
+# %% ../../nbs/30_bench.run.ipynb #937f460d
 datasets = dict(digits=digits_dls, mnist=mnist_dls, cifar10=cifar10_dls, agnews=agnews_dls, imagenet=imagenet_dls,
                 **{n.lower(): partial(torchvision_dls, n) for n in ('FashionMNIST','KMNIST','CIFAR100','SVHN','STL10')})
 networks = dict(mlp=mlp, resnet18=lambda n_in=3, n_out=10: models.resnet18(num_classes=n_out), cnn=cnn, small_cnn=small_cnn, resnet20=resnet20, resnet32=resnet32, resnet56=resnet56, resnet110=resnet110, minilm=minilm,
@@ -49,7 +49,7 @@ methods = {'baseline':      None,
            'DisturbLabel':  DisturbLabel,
            'WeightL1':      WeightL1,
            'LabelSmoothing':LabelSmoothingCrossEntropyFlat,
-           'MixUp':         MixUp}
+           'MixUp':         lambda alpha=.4: MixUp(float(alpha))}   # torch's Beta takes no whole numbers, which a suite's file may give
 of_fastai = ('LabelSmoothing','MixUp')
 optimizers = dict(adam=Adam, sgd=partial(SGD, mom=.9), rmsprop=RMSProp)
 fits,precisions = ('one_cycle','flat','drops'),('bf16','fp16')
@@ -259,7 +259,7 @@ def _keep_memory():
     M_TRIM_THRESHOLD,M_MMAP_MAX = -1,-4
     _libc('mallopt', M_MMAP_MAX, 0); _libc('mallopt', M_TRIM_THRESHOLD, 2**31-1)
 
-# %% ../../nbs/30_bench.run.ipynb #1a28c44b
+# %% ../../nbs/30_bench.run.ipynb #3895a8f9
 def use_device(
     device:str|None, # 'cpu', 'cuda', 'cuda:1', 'mps'; by default fastai's choice
 ):
@@ -271,6 +271,10 @@ def use_device(
         torch.cuda.set_device(d.index or 0)
     default_device(d.type != 'cpu')
 
+def _no_paths(text):
+    "A traceback that says nothing of the machine: of each file its last three parts"
+    return re.sub(r'File "([^"]*)"', lambda m: 'File "' + '/'.join(Path(m[1]).parts[-3:]) + '"', text)
+
 def _quiet_run(run, jobs=1, device=None):
     _keep_memory()
     if jobs > 1: torch.set_num_threads(min(torch.get_num_threads(), max(1, (os.cpu_count() or 1)//jobs)))
@@ -278,7 +282,7 @@ def _quiet_run(run, jobs=1, device=None):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         try: return one_run(run)
-        except Exception as e: return {**run, 'failed': f'{type(e).__name__}: {e}', 'traceback': traceback.format_exc(), 'versions': versions()}
+        except Exception as e: return {**run, 'failed': f'{type(e).__name__}: {e}', 'traceback': _no_paths(traceback.format_exc()), 'versions': versions()}
 
 # %% ../../nbs/30_bench.run.ipynb #0594b257
 def failed(
@@ -307,7 +311,7 @@ def run_all(
     found = {_key(r): r for r in read_records(file)}
     return [found[_key(r)] for r in runs]
 
-# %% ../../nbs/30_bench.run.ipynb #f40cf56e
+# %% ../../nbs/30_bench.run.ipynb #5c6dec8c
 def _writable(file):
     "`file` as a path, if it can be written"
     file = Path(file)
@@ -346,6 +350,12 @@ def _workers(jobs, scheduler):
 def _forget_failed(file, keys):
     with _lock(file):
         keep = [r for r in read_records(file) if not (failed(r) and _key(r) in keys)]
-        new = file.with_suffix('.new')
-        new.write_text(''.join(json.dumps(r) + '\n' for r in keep))
+        _replace(file, ''.join(json.dumps(r) + '\n' for r in keep))
+
+def _replace(file, text):
+    "Write `text` to `file` whole or not at all: a full disk leaves what was there"
+    new = file.with_name(f'.{file.name}.{os.getpid()}.new')
+    try:
+        new.write_text(text, encoding='utf8')
         os.replace(new, file)
+    except BaseException: new.unlink(missing_ok=True); raise

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['Suite', 'suite_files']
 
-# %% ../../nbs/31_bench.suite.ipynb #0eab3ee7
+# %% ../../nbs/31_bench.suite.ipynb #c3075fee
 import json,yaml
 import latentreg_fastai
 from fastai.vision.all import *
 from .run import *
-from .run import _names,_special,_writable
+from .run import _names,_replace,_special,_writable
 
 # %% ../../nbs/31_bench.suite.ipynb #52bfb638
 _keys = dict(suite={'title','about','version','base','lrs','tune','seeds','rows','conditions','paper','gpu'}, condition={'base','lrs','tune','seeds','rows','gpu'},
@@ -20,7 +20,7 @@ def _merged(a, b):
     "`a` with what `b` says, dicts merged"
     return {**a, **{k: _merged(a[k], v) if isinstance(a.get(k), dict) and isinstance(v, dict) else v for k,v in b.items()}}
 
-# %% ../../nbs/31_bench.suite.ipynb #829111e5
+# %% ../../nbs/31_bench.suite.ipynb #c6842752
 class Suite:
     "What is compared: conditions, rows, seeds, and the choice of the rate and of strengths"
     def __init__(self,
@@ -31,8 +31,8 @@ class Suite:
         self._check('suite', spec, 'title','version','base','lrs','rows')
         self.title,self.version,self.about,self.paper = (spec.get(k) for k in ('title','version','about','paper'))
         shared = {k: spec.get(k) or {} for k in ('base','tune','rows')} | dict(lrs=spec['lrs'], seeds=spec.get('seeds', 5), gpu=spec.get('gpu', False))
-        for k in ('base','rows','conditions','tune'):
-            if not isinstance(spec.get(k) or {}, dict) or (k in ('base','rows') and spec[k] is None): raise self._error(f'`{k}` is a mapping, not {spec[k]!r}')
+        for k in ('base','rows'): self._check_mapping(f'`{k}`', spec[k])
+        for k in ('conditions','tune'): self._check_mapping(f'`{k}`', spec.get(k) or {})
         own = {c if c is None else str(c): s or {} for c,s in (spec.get('conditions') or {None: {}}).items()}
         for s in own.values(): self._check('condition', s)
         # rows that a condition gives replace those of the suite
@@ -54,16 +54,18 @@ class Suite:
     def _error(self, said): return ValueError(f'suite {self.name}: {said}')
 
     def _check(self, what, d, *needed):
-        if not isinstance(d, dict): raise self._error(f'a {what} is a mapping, not {d!r}')
+        self._check_mapping(f'a {what}', d)
         for k in d:
             if k not in _keys[what]: raise self._error(f"a {what} has no {k!r}; it has {', '.join(sorted(_keys[what]))}")
         for k in needed:
             if k not in d: raise self._error(f'{k!r} is missing')
 
+    def _check_mapping(self, what, d):
+        if not isinstance(d, dict): raise self._error(f'{what} is a mapping, not {d!r}')
+
     def _check_run(self, base):
         self._check('base', base)
-        for k in ('data_args','net_args'):
-            if not isinstance(base.get(k, {}), dict): raise self._error(f'`{k}` is a mapping, not {base[k]!r}')
+        for k in ('data_args','net_args'): self._check_mapping(f'`{k}`', base.get(k, {}))
         if not (type(n := base.get('epochs', 1)) is int and n > 0): raise self._error(f'`epochs` is a whole number above 0, not {n!r}')
         if base.get('fit') == 'drops' and not base.get('drops'): raise self._error('`fit: drops` needs `drops`, the shares of training at which the rate falls')
         for k,known in (('data',datasets),('net',networks),('opt',optimizers),('fit',fits),('precision',precisions),('measures',measures)):
@@ -82,29 +84,28 @@ class Suite:
         "Check a condition and fill in what it leaves out"
         self._check('base', c['base'], 'data','net','epochs'); self._check('tune', c['tune'])
         c['base'] = {'data_args': {}, 'net_args': {}, **c['base']}
-        if not isinstance(c['rows'], dict): raise self._error(f"`rows` is a mapping, not {c['rows']!r}")
-        self._check_run(c['base'])
-        self._check_list('lrs', c['lrs'])
         c['tune'] = {'seeds': [100], **c['tune']}
-        self._check_list('seeds of `tune`', c['tune']['seeds'])
         if type(c['seeds']) is int: c['seeds'] = list(range(c['seeds']))
-        self._check_list('seeds', c['seeds'])
+        self._check_run(c['base'])
+        for what,values in (('lrs',c['lrs']),('seeds of `tune`',c['tune']['seeds']),('seeds',c['seeds'])): self._check_list(what, values)
         self._check_seeds(c)
-        rows = {'baseline': {}, **c['rows']}
-        for label,row in rows.items():
-            self._check('row', row)
-            row = rows[label] = {'of': label, 'args': {}, 'run': {}, **row}
-            if row['of'] not in {**methods, **_special}: raise self._error(f"unknown method {row['of']!r} in row {label!r}: there are {', '.join(methods)}")
-            self._check_run(row['run'])
-            for k in ('args','grid'):
-                if not isinstance(row.get(k, {}), dict): raise self._error(f'`{k}` of row {label!r} is a mapping, not {row[k]!r}')
-            if not isinstance(row.get('cost', 1), (int,float)): raise self._error(f"`cost` of row {label!r} is a number, not {row['cost']!r}")
-            for k,v in row.get('grid', {}).items(): self._check_list(f'grid of {k!r} in row {label!r}', v)
-            if len(row.get('grid', {})) > 1: raise self._error(f'the grid of row {label!r} has more than one argument')
-        if (any('grid' in r for r in rows.values()) or len(c['lrs']) > 1) and not c['tune'].get('n_valid'): raise self._error('`tune` needs `n_valid`, the number of held-out images for the choices')
-        for n in sorted({r['cost'] for r in rows.values() if 'cost' in r}):
-            rows.setdefault(f'baseline ×{n:g}', {'of': 'baseline', 'args': {}, 'run': {'epochs': round(n*c['base']['epochs'])}})
-        c['rows'] = rows
+        self._check_mapping('`rows`', c['rows'])
+        c['rows'] = {label: self._complete_row(label, row) for label,row in {'baseline': {}, **c['rows']}.items()}
+        if (any('grid' in r for r in c['rows'].values()) or len(c['lrs']) > 1) and not c['tune'].get('n_valid'): raise self._error('`tune` needs `n_valid`, the number of held-out images for the choices')
+        for n in sorted({r['cost'] for r in c['rows'].values() if 'cost' in r}):
+            c['rows'].setdefault(f'baseline ×{n:g}', {'of': 'baseline', 'args': {}, 'run': {'epochs': round(n*c['base']['epochs'])}})
+
+    def _complete_row(self, label, row):
+        "Check a row and fill in what it leaves out"
+        self._check('row', row)
+        row = {'of': label, 'args': {}, 'run': {}, **row}
+        if row['of'] not in {**methods, **_special}: raise self._error(f"unknown method {row['of']!r} in row {label!r}: there are {', '.join(methods)}")
+        self._check_run(row['run'])
+        for k in ('args','grid'): self._check_mapping(f'`{k}` of row {label!r}', row.get(k, {}))
+        if not isinstance(row.get('cost', 1), (int,float)): raise self._error(f"`cost` of row {label!r} is a number, not {row['cost']!r}")
+        for k,v in row.get('grid', {}).items(): self._check_list(f'grid of {k!r} in row {label!r}', v)
+        if len(row.get('grid', {})) > 1: raise self._error(f'the grid of row {label!r} has more than one argument')
+        return row
 
     def only(self,
         rows=None, # Labels of rows; the baseline is always there
@@ -207,11 +208,7 @@ class Suite:
         kept = Path(file).parent/'suite.yaml'
         if kept.exists() and self._changed(yaml.safe_load(kept.read_text(encoding='utf8'))):
             raise ValueError(f'{kept} trains differently under the same version {self.version}: give the suite another version and its records another folder; nothing was changed')
-        new = kept.with_name(f'.suite.{os.getpid()}.new')                   # a full disk leaves the old one
-        try:
-            new.write_text(yaml.safe_dump(self.spec, sort_keys=False, allow_unicode=True), encoding='utf8')
-            os.replace(new, kept)
-        except OSError: new.unlink(missing_ok=True); raise
+        _replace(kept, yaml.safe_dump(self.spec, sort_keys=False, allow_unicode=True))
         lrs = self.choose_lrs(run_all(self.lr_runs(), file, title='learning rate', **kwargs))
         best = self.choose_strengths(run_all(self.strength_runs(lrs), file, title='strength', **kwargs))
         return run_all(self.test_runs(lrs, best), file, title='test', **kwargs)
