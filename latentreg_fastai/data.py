@@ -474,14 +474,14 @@ def cifar10_dls(
     test = None if n_valid else _read_images(URLs.CIFAR, 'test')[:2]
     return _image_dls(train, test, vocab, n_train, n_valid, seed, cifar_stats, [PadCrop(), MirrorFlip()] if augment else [], bs, device, path, bs)
 
-# %% ../nbs/02_data.ipynb #49c54cd9
+# %% ../nbs/02_data.ipynb #ceddb3fa
 @functools.lru_cache(maxsize=None)
 def _read_torchvision(name, train):
     "Images as uint8 (N, C, H, W), labels and class names of a data set in `torchvision.datasets`"
     import torchvision
     split = dict(split='train' if train else 'test') if name in ('SVHN','STL10') else dict(train=train)
     ds = _present(name, lambda: getattr(torchvision.datasets, name)(_data_folder()/'torchvision', download=True, **split))
-    x,y = torch.as_tensor(ds.data),torch.as_tensor(getattr(ds, 'targets', None) if hasattr(ds, 'targets') else ds.labels).long()
+    x,y = torch.as_tensor(ds.data),torch.as_tensor(ds.targets if hasattr(ds, 'targets') else ds.labels).long()
     if x.ndim == 3: x = x[:,None]
     elif x.shape[-1] == 3: x = x.permute(0,3,1,2).contiguous()
     return x,y,list(getattr(ds, 'classes', None) or map(str, range(int(y.max())+1)))

@@ -541,7 +541,7 @@ def _rec(error, nll=1., **kwargs): return {**RUN, 'error': error, 'nll': nll, **
 def test_what_is_chosen():
     "The lowest mean error over seeds, then the lowest NLL, without the runs that failed, in each condition by itself"
     suite = Suite(spec(lrs=[.1,.2,.3], tune=dict(n_valid=50, seeds=[100,101]), conditions=dict(a={}, b={})))
-    recs = [_rec(e, n, condition=c, lr=l) for c,l,e,n in [('a',.1,10.,1.),('a',.1,20.,1.),('a',.2,15.,.5),('a',.2,15.,.5),('a',.3,1.,9.),('a',.3,40.,9.),('b',.1,5.,1.),('b',.2,6.,1.)]]
+    recs = [_rec(e, n, condition=c, lr=l) for c,l,e,n in [('a',.1,10.,1.),('a',.1,20.,1.),('a',.2,15.,.5),('a',.2,15.,.5),('a',.3,1.,9.),('a',.3,40.,9.),('b',.1,5.,1.),('b',.2,6.,.5)]]
     recs.append({**RUN, 'condition': 'b', 'lr': .3, 'failed': 'ValueError'})
     assert suite.choose_lrs(recs) == dict(a=.2, b=.1)
     alone = Suite(spec(lrs=[.1,.2], tune=dict(n_valid=50)))

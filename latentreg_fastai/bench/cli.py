@@ -69,10 +69,10 @@ def _step_seconds(make, method):
 
 def _skip(self): raise CancelValidException
 
-# %% ../../nbs/33_bench.cli.ipynb #c9c3e220
+# %% ../../nbs/33_bench.cli.ipynb #c4e0fac3
 def _demo(args, error):
-    out,stem = Path(args.out),'demo'
-    files = {k: out/f'{stem}.{k}' for k in ('csv','png')}
+    out = Path(args.out)
+    files = {k: out/f'demo.{k}' for k in ('csv','png')}
     records = out/'records.jsonl'
     suite = Suite.load('digits').only(args.methods, args.seeds)
     if args.force:
@@ -83,10 +83,10 @@ def _demo(args, error):
     left = [m for m in methods if m not in {r['method'] for r in runs} and m not in of_fastai]
     print(f"{len(runs)} runs: a small CNN on scikit-learn's digits, 300 to train on, 1,000 to measure on" + (f"\nleft out: {', '.join(left)}" if left else ''))
     recs = run_all(runs, records)
-    table = show_table(summary(recs))
-    summary(recs).to_csv(files['csv'])
+    table = summary(recs)
+    table.to_csv(files['csv'])
     plot_table(recs, "scikit-learn's digits, 300 to train on: a dot for each seed; ×: time of a training step")[0].figure.savefig(files['png'], dpi=130)
-    print('\n', table.to_string(), f"\n\nsaved: {files['csv']}, {files['png']}, {records}", sep='')
+    print('\n', show_table(table).to_string(), f"\n\nsaved: {files['csv']}, {files['png']}, {records}", sep='')
 
 def _list():
     "The suites, with what they take"

@@ -6,8 +6,8 @@
 __all__ = ['min_seeds', 'paired', 'holm', 'rows_of', 'summary', 'show_table', 'winners', 'equal_cost', 'grids', 'paper_figures',
            'plot_curves', 'plot_table', 'plot_gains', 'Report']
 
-# %% ../../nbs/32_bench.report.ipynb #e91dda13
-import json,yaml
+# %% ../../nbs/32_bench.report.ipynb #4f596520
+import yaml
 import matplotlib as mpl
 from scipy import stats
 from fastai.vision.all import *
