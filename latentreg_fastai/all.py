@@ -8,6 +8,9 @@ from .callback.moments import *
 from .callback.phantom import *
 from .callback.itra import *
 from .callback.baselines import *
+from .callback.varmixup import *
+from .callback.semisup import *
+from .callback.gan import *
 from .callback.monitor import *
 from .viz import *
 from .metrics import *

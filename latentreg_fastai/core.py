@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['plain_tensors', 'get_layers', 'get_layer', 'Site', 'evaluating', 'untouched', 'mixing_sites', 'latent_layers',
            'LayerCallback', 'all_ranks', 'TermCallback', 'WeightedTerm', 'LatentCallback', 'TermRecorder',
-           'undistributed', 'ExtraRows', 'ClasswiseCallback', 'TrainingSaver']
+           'undistributed', 'ExtraRows', 'MixingCallback', 'LayerMixing', 'ClasswiseCallback', 'TrainingSaver']
 
-# %% ../nbs/01_core.ipynb #a9bf31b6
+# %% ../nbs/01_core.ipynb #33d71596
 from fastai.basics import *
 from fastai.callback.training import GradientAccumulation
-from fastai.callback.mixup import MixHandler
+from fastai.callback.mixup import MixHandler,reduce_loss
 from fnmatch import fnmatchcase
 import difflib,sys,zlib
 import torch.distributed.nn
@@ -301,7 +301,7 @@ class _Quick(Callback):
         if name[0] == '_' or hasattr(type(self), name): object.__setattr__(self, name, value)
         else: super().__setattr__(name, value)
 
-# %% ../nbs/01_core.ipynb #c995b759
+# %% ../nbs/01_core.ipynb #1b5855dd
 class LayerCallback(_Quick):
     "Base of callbacks that act on layers inside a training batch, and leave nothing behind"
     order,run_valid = GradientAccumulation.order-2,False   # a term is added before accumulation divides the loss
@@ -365,9 +365,8 @@ class LayerCallback(_Quick):
         if isinstance(other, MixHandler) and 'stack_y' in vars(other): other.after_train()   # it has replaced the loss function by now, and an error would leave it so
         raise self._error(f'{type(other).__name__} {why}')
 
-    def _check_labels(self, what, hint=''):
-        "Refuse targets that are not one integer a sample"
-        y = self.yb[0]
+    def _check_labels(self, y, what, hint=''):
+        "Refuse labels that are not one integer a sample"
         if isinstance(y, Tensor) and not y.is_floating_point() and not y.is_complex() and y.numel() == y.shape[0]: return
         got = type(y).__name__ if not isinstance(y, Tensor) else f'{str(y.dtype)[6:]} targets of shape {tuple(y.shape)}'
         raise self._error(f"{what} needs one integer label a sample, shape (N,), and got {got}{hint}", TypeError)
@@ -392,7 +391,9 @@ class LayerCallback(_Quick):
             self._restored = False
             self.setup()
         self._fresh = False
-        self.rng = np.random.default_rng([torch.initial_seed(), self.epoch, zlib.crc32(self.name.encode())])
+        self.rng = self._rng(self.epoch)
+
+    def _rng(self, i): return np.random.default_rng([torch.initial_seed(), i, zlib.crc32(self.name.encode())])
 
     def _watch(self,
         sites:list, # `Site`s to hook
@@ -450,7 +451,7 @@ def all_ranks(
     torch.distributed.all_gather(res, t.contiguous())
     return torch.cat(res)
 
-# %% ../nbs/01_core.ipynb #631b500e
+# %% ../nbs/01_core.ipynb #002f49cb
 class TermCallback(LayerCallback):
     "Base of callbacks that add a term to the loss: it is named, recorded and shown"
     term = None # The term of the current batch, without its weight, detached
@@ -478,6 +479,7 @@ class TermCallback(LayerCallback):
         learn.add_cbs(self._companions)
     def _leave(self, learn): learn.remove_cbs(self._companions)
     def _more_companions(self): return []
+    def more_inputs(self): return None                      # for `ExtraRows`
 
 # %% ../nbs/01_core.ipynb #34932354
 class WeightedTerm(TermCallback):
@@ -517,7 +519,7 @@ class WeightedTerm(TermCallback):
             term = self.value()
             if term is not None: self._add(term, self._w)
 
-# %% ../nbs/01_core.ipynb #e87c4fda
+# %% ../nbs/01_core.ipynb #01e05679
 class LatentCallback(WeightedTerm):
     "Adds `weight`·`penalty(z, *yb)` to the loss, z being the features at `layer` in training (class-wise paper, Eq. 7)"
     def __init__(self,
@@ -551,7 +553,8 @@ class LatentCallback(WeightedTerm):
         terms = [self.penalty(*self._inputs(z)) for z in zs]
         return terms[0] if len(terms) == 1 else sum(terms)/len(terms)   # a layer that is passed twice is seen twice
 
-    def _inputs(self, z): return tuple(map(self.global_batch, (z,*self.yb)))
+    def _targets(self): return self.yb
+    def _inputs(self, z): return tuple(map(self.global_batch, (z,*self._targets())))
 
 # %% ../nbs/01_core.ipynb #3ab5252c
 class TermRecorder(_Quick):
@@ -603,7 +606,7 @@ def undistributed(
     cls = getattr(sys.modules.get('fastai.distributed'), 'DistributedDL', ())   # importing it needs accelerate
     return dl.dl if isinstance(dl, cls) else dl
 
-# %% ../nbs/01_core.ipynb #e357ae31
+# %% ../nbs/01_core.ipynb #99c9c466
 class ExtraRows(LayerCallback):
     "Companion of a callback (`owner`) that lets the model see more rows in training than the batch's own, which come first"
     order,n = LayerCallback.order-3,0   # before any callback that looks at rows; rows of the batch's own, while there are more
@@ -614,7 +617,9 @@ class ExtraRows(LayerCallback):
     ): self.owner = owner
     # `adds_rows`: at all in this fit?                  `beside`: what to do instead, for the error beside callbacks that mix
     # `more_rows(dl)`: a `GroupDL`, or `None` where     `rows_out(n)`: how many rows leave the model for n of the batch's own;
-    # the rows arise within the model                   n itself if the model does not see the others in the same pass
+    # the rows arise within the model or are            n itself if the model does not see the others in the same pass
+    # `more_inputs()`, the owner's own: a tuple, empty
+    #                                                   where this batch has none, or `None` if it never has any
 
     @property
     def name(self): return f'{self.owner.name}_rows'
@@ -625,7 +630,7 @@ class ExtraRows(LayerCallback):
         if not self.owner.adds_rows: return
         for cb in self.learn.cbs:
             if isinstance(cb, ExtraRows) and cb is not self and cb.owner.adds_rows: other,why = cb.owner,'adds rows to the batch too'
-            elif isinstance(cb, MixHandler) or getattr(cb, 'mixes_rows', False): other,why = cb,'would mix rows that belong apart'
+            elif isinstance(cb, MixHandler) or (getattr(cb, 'mixes_rows', False) and cb is not self.owner): other,why = cb,'would mix rows that belong apart'
             else: continue
             self.owner._refuse(other, f'{why}; {self.owner.beside}')
         encoders = [m for m in _unwrap(self.model).modules() if type(m).__name__ == 'SentenceEncoder']
@@ -644,7 +649,10 @@ class ExtraRows(LayerCallback):
         self._armed,self._more,self.n = False,None,0
         if not self.owner.adds_rows or not len(self.yb): return
         total = find_bs(self.yb)
-        if self._loader is None: self.n = total; return      # rows that arise within the model
+        if self._loader is None:                             # rows that the owner brings, or that arise within the model
+            self.n,self._more = total,self.owner.more_inputs()
+            if self._more is not None: self._watch([], None)
+            return
         if not self._loader.grouped(self.iter): return       # none in this batch
         self.n = total//self._loader.size
         if self.n*self._loader.size != total: raise self.owner._error(f'a batch of {total} rows does not hold groups of {self._loader.size}: its loader leaves out items')
@@ -665,12 +673,12 @@ class ExtraRows(LayerCallback):
         if fresh: self._handles.append(self.model.register_forward_pre_hook(self._together))   # after every `_enter`, which knows the batch by its own rows
 
     def _together(self, model, args):
-        if self._open and self._more is not None: return _map(lambda a,m: torch.cat([a, m.to(a)]) if a.ndim and len(a) == self.n else a, args, self._more)
+        if self._open and self._more: return _map(lambda a,m: torch.cat([a, m.to(a)]) if a.ndim and len(a) == self.n else a, args, self._more)
 
     def after_pred(self):
         if not self.n or self.owner.rows_out(self.n) == self.n: return
         pred,total = self.pred,self.owner.rows_out(self.n)
-        all_in = self.n if self._loader is None else self.n*self._loader.size   # rows of an output from above the owner's layer
+        all_in = total if self._more and self._loader is None else self.n if self._loader is None else self.n*self._loader.size   # rows of an output from above the owner's layer
         def part(s): return _map(lambda t: t[s] if t.ndim and len(t) == total else t[:self.n] if t.ndim and len(t) == all_in else t, pred)
         self.learn.pred,self.pred_more = part(slice(self.n)),part(slice(self.n, None))
         found = any(t.ndim and len(t) == total for t in _tensors(pred))
@@ -685,7 +693,113 @@ class ExtraRows(LayerCallback):
         super().after_fit()
         self._base = self._loader = None
 
-# %% ../nbs/01_core.ipynb #0d224cb3
+# %% ../nbs/01_core.ipynb #fee0afef
+class MixingCallback(LayerCallback):
+    "Base of callbacks that train on mixed rows and mixed targets, λ ~ Beta(`alpha`, `alpha`)"
+    order = LayerCallback.order-1                         # before penalties: they see what the next layer sees
+    mixes_rows = True # Not beside callbacks that add rows to the batch
+    per_item = False # A λ for each sample?
+    lam,shift = None,None # λ and the distance between partners in the current batch
+
+    def setup(self):
+        super().setup()
+        for cb in self.learn.cbs:
+            if isinstance(cb, MixHandler) or (isinstance(cb, MixingCallback) and cb is not self): self._refuse(cb, 'mixes the batch too; take one of the two (ManifoldMixup(layers=[]) is Input Mixup)')
+
+    def draw(self,
+        n:int, # Rows of the batch
+        alpha:float=None, # By default `self.alpha`
+    ):
+        "Draw λ (`lam`, one or `n` numbers in [½, 1]) and the distance between partners (`shift` rows)"
+        alpha = self.alpha if alpha is None else alpha
+        lam = self.rng.beta(alpha, alpha, size=n if self.per_item else None)
+        self.lam = torch.as_tensor(np.maximum(lam, 1-lam)) if self.per_item else max(lam, 1-lam)
+        self.shift = 1 + self._below(n-1)
+
+    def _below(self, n): return int(n*self.rng.random())   # ten times faster than rng.integers
+
+    def mix(self,
+        t:Tensor, # Inputs, hidden states or floating targets, (N, ...)
+    )->Tensor: # λ·t_i + (1−λ)·t_j, row j being `shift` rows before i
+        "Mix the rows of `t`"
+        lam = self.lam if not self.per_item else self.lam.to(t).view(-1, *[1]*(t.ndim-1))
+        return torch.lerp(t.roll(self.shift, 0), t, lam)
+
+    def begin_mixing(self)->bool: # Is there anybody to mix with?
+        "Draw what the batch is mixed by, and mix its targets"
+        yb = self.yb
+        for y in yb:
+            if not isinstance(y, Tensor): raise self._error(f'targets must be tensors to be mixed, not {type(y).__name__}', TypeError)
+        self._n = len(yb[0]) if yb else 0
+        if self._n < 2: return False
+        self.draw(self._n)
+        if self.per_item: self.lam = self.lam.to(yb[0].device, non_blocking=True)
+        self._integer = any(not y.is_floating_point() for y in yb)
+        if self.per_item and self._integer and not _has_reduction(self.loss_func):
+            raise self._error(f'with per_item=True and integer targets the loss must take a `reduction`, which {self.loss_func} does not')
+        self.learn.yb = tuple(self.mix(y) if y.is_floating_point() else y for y in yb)
+        with plain_tensors(): self._partner = tuple(y if y.is_floating_point() else y.roll(self.shift, 0) for y in self.yb)
+        return True
+
+    def after_loss(self):
+        "λ·loss(pred, y_i) + (1−λ)·loss(pred, y_j); terms that others have added to `loss_grad` stay"
+        if not self._armed or not self._integer: return
+        with plain_tensors():
+            if self.per_item:
+                with NoneReduce(self.loss_func) as lf: own,other = (lf(self.pred, *yb).view(self._n, -1) for yb in (self.yb, self._partner))
+                mixed = reduce_loss(torch.lerp(other, own, self.lam.to(own)[:,None]), getattr(self.loss_func, 'reduction', 'mean'))
+            else: mixed = torch.lerp(self.loss_func(self.pred, *self._partner), self.loss, self.lam)
+            self.learn.loss_grad,self.learn.loss = self.loss_grad + (mixed - self.loss), mixed
+
+# %% ../nbs/01_core.ipynb #b30a14bf
+def _has_reduction(loss_func): return hasattr(loss_func, 'reduction') or 'reduction' in inspect.signature(loss_func).parameters
+
+# %% ../nbs/01_core.ipynb #29fc9852
+class LayerMixing(MixingCallback):
+    "Base of callbacks that mix the hidden states of a layer, drawn for each batch"
+    def __init__(self,
+        layers=None, # Eligible layers besides the input, as `ManifoldMixup` takes them
+        input_mixup:bool=True, # Is the input eligible too? (layer 0)
+    ):
+        self.eligible,self.input_mixup = layers,input_mixup
+        if not input_mixup and is_listy(layers) and not len(layers): raise self._error('there is nothing to mix with layers=[] and input_mixup=False')
+
+    def setup(self):
+        super().setup()
+        self._sites = None
+        self._check_eligible()
+
+    def _check_eligible(self):
+        "Layers that the model does not have are told before the first batch"
+        if self.eligible in (None,'all'): return
+        for l in self.eligible if is_listy(self.eligible) else [self.eligible]: self._find(Site.all, l, layers=self.eligible)
+
+    def draw_site(self)->Site:
+        "One of the eligible places, which are looked for in the first batch of a fit"
+        if self._sites is None:
+            try: self._sites = mixing_sites(self.model, self.xb, 'first' if self.eligible is None else self.eligible, self.input_mixup)
+            except ValueError as e: raise self._error(e) from None
+        return self._sites[self._below(len(self._sites))]
+
+    def before_batch(self):
+        self._armed = False
+        if len(self.yb) and find_bs(self.yb) > 1: self._site = self.draw_site()
+        if self.begin_mixing(): self._watch(self._sites, self._mix_at, only=self._only_site())
+    def _only_site(self): return self._site
+
+    def _mix_at(self, site, z):
+        self._check_mixable(site, z, self._n)
+        return self.mix(z)
+
+    def _check_mixable(self, site, z, n):
+        if len(z) != n: raise self._error(f'{site} gives {len(z)} rows for a batch of {n}: choose `layers` with one row a sample')
+        if not z.is_floating_point(): raise self._error(f'{site} holds {str(z.dtype)[6:]}, which cannot be mixed: choose other `layers`', TypeError)
+
+    def after_loss(self):
+        if self._armed: self._check_reached(self._site)
+        super().after_loss()
+
+# %% ../nbs/01_core.ipynb #9ccd75f6
 class ClasswiseCallback(LatentCallback):
     "A `LatentCallback` whose penalty may look at classes: it sees to integer labels, one a sample, in `range(self.K)`"
     def __init__(self,
@@ -693,14 +807,17 @@ class ClasswiseCallback(LatentCallback):
         layer=None, # Where z is: a layer as `get_layer` takes it (its output); by default the input of the last `nn.Linear`
         classwise:bool=True, # Look at classes? If not, targets of any kind will do
         n_classes:int=None, # K; by default from the data loaders, else the width of the model's output
+        labels:int|Callable=None, # Where the labels are, if they are not the first target: a position in `yb`, or a function of the learner
     ):
         super().__init__(weight, layer)
-        self.classwise,self.n_classes,self._labels = classwise,n_classes,[]
+        self.classwise,self.n_classes,self.labels,self._labels = classwise,n_classes,labels,[]
         self._check_n_classes()
+        if not (labels is None or callable(labels) or type(labels) is int): raise self._error(f'`labels` is a position in `yb` or a function of the learner, not {labels!r}', TypeError)
 
     def setup(self):
         super().setup()
         self.K = self._find_n_classes() if self.classwise else None
+        if self.classwise and self.K is None and self.labels is not None: raise self._error('the number of classes is not known from the data loaders: give `n_classes`')
 
     def before_train(self):
         super().before_train()
@@ -708,7 +825,24 @@ class ClasswiseCallback(LatentCallback):
 
     def begin(self):
         super().begin()
-        if self.classwise: self._check_labels('a class-wise penalty', '; use `classwise=False`' if self._can_do_without else '')
+        if not self.classwise: return
+        self._y = self.find_labels()
+        self._check_labels(self._y, 'a class-wise penalty', '; use `classwise=False`' if self._can_do_without else '')
+
+    def find_labels(self,
+        xb=None, # Inputs and targets of another batch
+        yb=None,
+    )->Tensor: # (N,)
+        "The labels of the current batch, or of another"
+        if callable(self.labels):
+            own = self.xb,self.yb
+            if yb is not None: self.learn.xb,self.learn.yb = xb,yb
+            try: return self.labels(self.learn)
+            finally: self.learn.xb,self.learn.yb = own
+        yb,i = self.yb if yb is None else yb, self.labels or 0
+        if not -len(yb) <= i < len(yb): raise self._error(f"labels={i}, but a batch has {len(yb)} target{'s' if len(yb) > 1 else ''}, 0 to {len(yb)-1}", IndexError)
+        return yb[i]
+
     _can_do_without = True # Is there a form of the penalty that needs no labels?
 
     def value(self):
@@ -716,9 +850,10 @@ class ClasswiseCallback(LatentCallback):
             self._check_reached(self._site)
             if self.K is None: self.K = first(_tensors(self.pred)).shape[1]
             for z in self._zs: self._check_rows(self._site, z, self._rows_seen())
-            self._labels.append(self.yb[0])
+            self._labels.append(self._y)
         return super().value()
-    def _rows_seen(self): return len(self.yb[0])
+    def _rows_seen(self): return len(self._y)
+    def _targets(self): return self.yb if self.labels is None or not self.classwise else (self._y,)
 
     def after_train(self):
         "Labels out of range are noticed here, where reading from the device costs one wait an epoch"

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TensorItems', 'TensorDL', 'tensor_dls', 'labels_of', 'GroupDL', 'MicroClusterDL', 'PairedDL', 'sampled_dl',
-           'no_augment', 'PadCrop', 'MirrorFlip', 'digits_dls', 'mnist_dls', 'cifar10_dls', 'torchvision_dls',
-           'imagenet_dls', 'minilm_path', 'agnews_dls']
+           'no_augment', 'PadCrop', 'MirrorFlip', 'ImageTarget', 'FromNoise', 'rotation_dls', 'semisup_dls', 'Endless',
+           'digits_dls', 'mnist_dls', 'cifar10_dls', 'torchvision_dls', 'imagenet_dls', 'minilm_path', 'agnews_dls']
 
 # %% ../nbs/02_data.ipynb #9c4c694e
 from .core import undistributed
@@ -373,6 +373,44 @@ class MirrorFlip(RandTransform):
         mirrored = torch.rand(len(x), 1, 1, 1, device=x.device) < self.flip
         return torch.where(mirrored, x.flip(-1), x)
 
+# %% ../nbs/02_data.ipynb #e2bc231b
+class ImageTarget(ItemTransform):
+    "(image, label) becomes (image, pixels, label), pixels being the image after augmentation and before `Normalize`"
+    order = 50                                            # after augmentation, before Normalize
+    def encodes(self, b): return b[0], b[0].as_subclass(Tensor).clone(), *b[1:]   # a plain tensor, which Normalize leaves alone
+
+# %% ../nbs/02_data.ipynb #4236bfe0
+class FromNoise(ItemTransform):
+    "(image, label) becomes (noise, image): the image in [−1, 1], in a black frame up to a power of two, as fastai's `GANLearner` and `basic_generator` take them"
+    order = 50                                            # after augmentation, before Normalize
+    def __init__(self, dim:int=100): self.dim = dim       # of the noise
+    def encodes(self, b):
+        x = b[0].as_subclass(Tensor)
+        h,w = ((2**math.ceil(math.log2(s)) - s)/2 for s in x.shape[-2:])
+        return torch.randn(len(x), self.dim, device=x.device), F.pad(2*x - 1, (math.floor(w),math.ceil(w),math.floor(h),math.ceil(h)), value=-1.)
+
+# %% ../nbs/02_data.ipynb #7a4affce
+_turned = dict(A=((-30,-10),(10,30)), B=((-30,-20),(-10,30)), C=((-30,30),(-30,30)))
+def rotation_dls(
+    task:str='A', # 'A', 'B' or 'C' (Manifold Mixup, Appendix A)
+    n_train:int=1000, # Training images
+    n_valid:int=2000, # Test images
+    seed:int=0, # Draws the factors
+    bs:int=100, # Size of a batch
+    device=None, # By default fastai's default device
+)->DataLoaders: # Inputs are factors, (N, 3): the angle in units of 90°, the share of a 1, the share of a 7
+    "The synthetic tasks in which the factors of an image are known; `RotatedDigits` draws the images"
+    if task not in _turned: raise ValueError(f"rotation_dls: the tasks are 'A', 'B' and 'C', not {task!r}")
+    g = np.random.default_rng(seed)
+    def made(n, ranges):
+        side = g.integers(2, size=n)                      # to the left or to the right
+        low,high = np.array(ranges, dtype=float).T
+        angle = g.uniform(low[side], high[side])
+        y = g.integers(2, size=n) if task == 'C' else side
+        seven = y if task == 'C' else np.ones(n)
+        return torch.tensor(np.stack([angle/90, 1-seven, seven], 1), dtype=torch.float32), TensorCategory(torch.tensor(y))
+    return tensor_dls(made(n_train, ((-70,-50),(50,80))), made(n_valid, _turned[task]), vocab=['1','7'] if task == 'C' else ['left','right'], bs=bs, val_bs=1000, device=device)
+
 # %% ../nbs/02_data.ipynb #b307e9b7
 def _per_class(y, n, rng):
     "Indices of `n` samples, as many of each class, in the order of a shuffle per class; negative `n` takes them from its end"
@@ -400,6 +438,71 @@ def _subset(x, y, n_train, n_valid, seed):
     if n_valid and set(train.tolist()) & set(valid.tolist()):
         raise ValueError(f'n_train={n_train} and n_valid={n_valid} together take more of some class than the {int(y.bincount().min())} samples that the smallest class has')
     return train,valid
+
+# %% ../nbs/02_data.ipynb #793cac31
+def _items(ds, idxs):
+    "The items `idxs` of a data set, as a data set of the same kind"
+    if isinstance(ds, TensorItems): return ds.new(*[retain_type(t[torch.as_tensor(idxs, device=t.device)], t) for t in ds.tensors])
+    if isinstance(ds, Datasets): return type(ds)(tls=[tl._new(L(tl.items)[list(idxs)], split_idx=tl.split_idx) for tl in ds.tls], n_inp=ds.n_inp)
+    if isinstance(getattr(ds, 'items', None), pd.DataFrame): return ds.new(ds.items.iloc[list(idxs)])   # TabularPandas
+    return torch.utils.data.Subset(ds, list(idxs))
+
+def semisup_dls(
+    dls:DataLoaders, # Fastai loaders
+    n_labeled:int, # Training samples that keep their labels, as many of each class
+    seed:int=0, # Draws them
+)->tuple: # `DataLoaders` whose training loader has the labelled samples, and a loader of the others
+    "Split the training loader of `dls` into a class-balanced labelled part and an unlabelled rest; validation stays"
+    dl = undistributed(dls.train)
+    y = torch.from_numpy(labels_of(dl))
+    try: few = _per_class(y, n_labeled, np.random.default_rng(seed))
+    except ValueError as e: raise ValueError(f'semisup_dls: n_labeled={n_labeled}: {e}') from None
+    rest = torch.ones(len(y), dtype=torch.bool).index_fill_(0, few, False).nonzero().flatten()
+    if not len(rest): raise ValueError(f'semisup_dls: n_labeled={n_labeled} is all of the training set, and nothing is left without labels')
+    with no_random(seed): labeled,unlabeled = (dl.new(_items(dl.dataset, i.tolist()), bs=min(dl.bs, len(i))) for i in (few,rest))
+    return DataLoaders(labeled, *dls.loaders[1:], path=dls.path, device=dls.device), unlabeled
+
+# %% ../nbs/02_data.ipynb #1c92b85d
+class Endless:
+    "Batches of a loader without end; what is drawn depends on `seed` and their number alone, and nothing that the loader or the global generators hold changes"
+    def __init__(self,
+        dl, # A fastai or torch loader
+        seed:int, # Of the random states that the batches are drawn with
+        drawn:int=0, # Go on after so many batches of the first pass, which are drawn and left out
+    ): self.dl,self.start,self.drawn,self._it = dl,seed,drawn,None
+    def __reduce__(self): return type(self),(self.dl,self.start,self.drawn)   # a copy goes on where this one is
+
+    def __iter__(self): return self
+    def __next__(self):
+        b = self._draw()
+        if b is None:                                     # the pass is over: the next, in another order
+            self.start,self.drawn,self._it = (self.start + 2**20) % 2**32,0,None
+            b = self._draw()
+        if b is None: raise ValueError(f'the {type(self.dl).__name__} of unlabelled data is empty: it gives no batch')
+        self.drawn += 1
+        return b
+
+    def _draw(self):
+        if self._it is not None: return self._next(self.drawn)
+        with self._seeded(self.start): self._it = iter(self.dl)
+        for i in range(self.drawn+1): b = self._next(i)   # with the first the loader draws its order
+        return b
+
+    def _next(self, i):
+        with self._seeded((self.start + i) % 2**32): return next(self._it, None)
+
+    @contextmanager
+    def _seeded(self, seed):
+        "All that the loader may draw from, seeded; afterwards as it was"
+        rng,gen = getattr(self.dl, 'rng', None),getattr(self.dl, 'generator', None)
+        state = gen and gen.get_state()
+        try:
+            if rng: self.dl.rng = random.Random(seed)
+            if gen: gen.manual_seed(seed)
+            with no_random(seed): yield
+        finally:
+            if rng: self.dl.rng = rng
+            if gen: gen.set_state(state)
 
 # %% ../nbs/02_data.ipynb #041acc1c
 def _image_dls(train, test, vocab, n_train, n_valid, seed, stats, tfms, bs, device, path, val_bs=1000):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['calibration_bins', 'expected_calibration_error', 'negative_log_likelihood', 'brier_score', 'NLL', 'Brier', 'ECE',
-           'knn_error', 'effective_rank', 'intra_inter', 'characteristics']
+           'knn_error', 'effective_rank', 'intra_inter', 'characteristics', 'frechet_distance']
 
 # %% ../nbs/21_metrics.ipynb #44415a0a
 from .stats import *
@@ -269,3 +269,18 @@ def characteristics(
     if y is not None: res['normalized_cw_variance'],res['intra_inter'] = mean(spread),intra_inter(z, y)
     res['effective_rank'] = effective_rank(z)
     return res
+
+# %% ../nbs/21_metrics.ipynb #7a48895a
+def frechet_distance(
+    a:Tensor, # Features of the one set, (N, I), as of generated images
+    b:Tensor, # And of the other, (M, I)
+)->float: # 0 or more, in squared units of the features
+    "Squared Fréchet distance of the normal distributions with the moments of `a` and `b`"
+    (a,_),(b,_) = (_check_features('frechet_distance', z) for z in (a,b))
+    if a.shape[1] != b.shape[1]: raise ValueError(f'frechet_distance: the features have {a.shape[1]} and {b.shape[1]} units')
+    a,b = a.double(),b.double()
+    va,vb = (torch.cov(z.T).view(z.shape[1], -1) for z in (a,b))
+    values,vectors = torch.linalg.eigh(va)
+    root = vectors*values.clamp_min(0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ vb @ root).clamp_min(0).sqrt().sum()   # tr (Σa Σb)^½, by symmetric matrices alone
+    return float(((a.mean(0) - b.mean(0)).square().sum() + va.trace() + vb.trace() - 2*cross).clamp_min(0))

@@ -5,11 +5,16 @@
 # %% auto #0
 __all__ = ['mlp', 'cnn', 'CifarBlock', 'CifarResNet', 'resnet20', 'resnet32', 'resnet56', 'resnet110', 'PreActBlock',
            'PreActResNet', 'preact_resnet18', 'preact_resnet34', 'preact_resnet152', 'wrn_28_2', 'wrn_28_10',
-           'resnet18_32', 'vgg13_32', 'mobilenet_v2_32', 'small_cnn', 'bottleneck_mlp', 'minilm']
+           'resnet18_32', 'vgg13_32', 'mobilenet_v2_32', 'small_cnn', 'bottleneck_mlp', 'Autoencoder', 'image_mse',
+           'MMDVAE', 'vae_loss', 'fit_vae', 'dcgan', 'generator_loss', 'critic_loss', 'RotatedDigits', 'rotation_net',
+           'minilm']
 
-# %% ../nbs/03_models.ipynb #510dec3a
+# %% ../nbs/03_models.ipynb #6980f565
+from .stats import *
 from .data import *
 from fastai.vision.all import *
+from contextlib import ExitStack
+from fastai.vision.gan import basic_generator,basic_critic
 
 # %% ../nbs/03_models.ipynb #d10c34ef
 def _linear(n_in, n_out): return nn.Sequential(nn.Linear(n_in, n_out), nn.ReLU())
@@ -169,6 +174,160 @@ def bottleneck_mlp(
     return nn.Sequential(OrderedDict(encoder=nn.Sequential(nn.Flatten(), *hidden(n_in, before)),
                                      bottleneck=nn.Sequential(nn.Linear(width, dim), *[nn.BatchNorm1d(dim)]*bn),
                                      head=nn.Sequential(*hidden(dim, after), nn.Linear(width if after else dim, n_out))))
+
+# %% ../nbs/03_models.ipynb #085a4112
+class Autoencoder(nn.Sequential):
+    "The class-wise paper's autoencoder, 400-200-100-200-400-784: layers `'1'` to `'6'`, the third the latent one; its output lies in [0, 1]"
+    def __init__(self,
+        size:tuple=(1,28,28), # Shape of an image
+        widths:tuple=(400,200,100,200,400), # Units of the hidden layers
+    ):
+        n,self.n_encoder = math.prod(size),(len(widths)+1)//2
+        super().__init__(nn.Flatten(), *[_linear(i, o) for i,o in zip((n,*widths), widths)], nn.Sequential(nn.Linear(widths[-1], n), nn.Sigmoid()), nn.Unflatten(1, size))
+    def _through(self, layers, x): return functools.reduce(lambda z,l: l(z), layers, x)
+    def encode(self, x): return self._through(list(self)[:self.n_encoder+1], x)
+    def decode(self, z): return self._through(list(self)[self.n_encoder+1:], z)
+
+def image_mse(
+    pred:Tensor, # (N, ...)
+    image:Tensor, # The same shape
+    *labels, # Other targets, which do not enter
+)->Tensor:
+    "Mean squared error of a reconstruction"
+    return F.mse_loss(pred, image)
+
+# %% ../nbs/03_models.ipynb #74be1b04
+class MMDVAE(Module):
+    "Convolutional variational autoencoder for images of 28×28 or 32×32, regularised by MMD² to a normal prior; `encode` gives the posterior's mean"
+    def __init__(self,
+        n_in:int=1, # Channels
+        size:int=28, # Height and width, a multiple of 4
+        dim:int=32, # Units of the latent space
+        width:int=32, # Filters of the first layer
+    ):
+        if size % 4: raise ValueError(f'MMDVAE: `size` must be a multiple of 4, not {size}')
+        w,s = width,size//4
+        conv = lambda i,o: ConvLayer(i, o, 4, 2, 1)
+        self.encoder = nn.Sequential(conv(n_in, w), conv(w, 2*w), nn.Flatten())
+        self.mean,self.logvar = nn.Linear(2*w*s*s, dim),nn.Linear(2*w*s*s, dim)
+        self.decoder = nn.Sequential(nn.Linear(dim, 2*w*s*s), nn.ReLU(), nn.Unflatten(1, (2*w,s,s)), ConvLayer(2*w, w, 4, 2, 1, transpose=True), nn.ConvTranspose2d(w, n_in, 4, 2, 1))
+
+    def encode(self, x): return self.mean(self.encoder(x))
+    def decode(self, z): return self.decoder(z)
+    def forward(self, x): # The reconstruction and the latent code: a sample in training, the mean otherwise
+        h = self.encoder(x)
+        z = self.mean(h)
+        if self.training: z = z + torch.randn_like(z)*(self.logvar(h)/2).exp()
+        return self.decode(z),z
+
+# %% ../nbs/03_models.ipynb #5d3c2747
+def vae_loss(
+    out:tuple, # Reconstruction (N, ...) and latent code (N, dim), as `MMDVAE` gives them
+    x:Tensor, # Images
+    weight:float=1., # w, of the MMD
+)->Tensor:
+    "Mean squared error of the reconstruction + `weight` × MMD² between the latent codes and as many draws of N(0, I)"
+    rec,z = out
+    return F.mse_loss(rec, x) + weight*mmd(z, torch.randn_like(z), squared=True)
+
+def _inputs(dl): return dl.one_batch()[:dl.n_inp]
+def _shown(x):
+    "An image with its grey values or colours stretched to what can be shown"
+    x = x.detach().float().cpu().as_subclass(Tensor)
+    return TensorImage((x - x.min())/(x.max() - x.min()).clamp_min(1e-6))
+
+class _ToItself(Callback):
+    "The inputs are the targets"
+    order = -5                                            # once the batch is on its device
+    def before_batch(self): self.learn.yb = self.xb
+
+def fit_vae(
+    dls:DataLoaders, # Fastai loaders of images, with labels or without
+    epochs:int=10, # Epochs of one-cycle
+    lr:float=3e-3, # Its highest rate
+    vae:nn.Module=None, # One to go on with; by default an `MMDVAE` that suits the images
+    weight:float=1., # w, of the MMD
+    seed:int=0, # Of all that is random in it
+    show:int=10, # How many images to show with their reconstructions, in a notebook; with 0 there is no progress bar either
+    **kwargs # For `MMDVAE`: dim, width
+)->nn.Module: # The VAE, in evaluation mode
+    "Train a variational autoencoder on the images of `dls`; the loaders and all random generators are left as they were"
+    with no_random(seed): x = first(_inputs(sampled_dl(dls.valid, show or 1, seed)))
+    if x.ndim != 4 or not x.is_floating_point(): raise TypeError(f'fit_vae: batches of floating images, (N, C, H, W), are needed, not {str(x.dtype)[6:]} of shape {tuple(x.shape)}')
+    rngs = [dl.rng.getstate() for dl in dls.loaders]
+    try:
+        with no_random(seed):
+            if vae is None: vae = MMDVAE(x.shape[1], x.shape[-1], **kwargs)
+            def mse(out, x): return F.mse_loss(out[0], x)
+            learn = Learner(dls, vae, loss_func=partial(vae_loss, weight=weight), metrics=AvgMetric(mse), cbs=_ToItself())
+            with ExitStack() as quiet:
+                if not show: quiet.enter_context(learn.no_bar()); quiet.enter_context(learn.no_logging())
+                learn.fit_one_cycle(epochs, lr)
+    finally:
+        for dl,s in zip(dls.loaders, rngs): dl.rng.setstate(s)
+    vae.eval()
+    if show and IN_NOTEBOOK:
+        with torch.no_grad(): images = [*x[:show],*vae(x[:show].as_subclass(Tensor))[0]]
+        show_images([_shown(i) for i in images], nrows=2, imsize=1)
+    return vae
+
+# %% ../nbs/03_models.ipynb #bc757b1e
+def dcgan(
+    n_in:int=1, # Channels
+    size:int=32, # Height and width, a power of two
+    width:int=32, # Filters of the layers at half the size
+)->tuple: # The generator, of 100 numbers of noise, and the critic
+    "Networks of a DCGAN"
+    leaky = partial(nn.LeakyReLU, .2)
+    return basic_generator(size, n_in, n_features=width), basic_critic(size, n_in, n_features=width, act_cls=leaky)
+
+def _is(pred, real): return F.binary_cross_entropy_with_logits(pred, torch.full_like(pred, real))
+def generator_loss(
+    fake_pred:Tensor, # Logits of generated images
+    *_, # The images, and real ones
+)->Tensor:
+    "Generated images are to be taken for real"
+    return _is(fake_pred, 1.)
+def critic_loss(
+    real_pred:Tensor, # Logits of real images
+    fake_pred:Tensor, # And of generated ones
+)->Tensor:
+    "Real images are to be told from generated ones"
+    return _is(real_pred, 1.) + _is(fake_pred, 0.)
+
+# %% ../nbs/03_models.ipynb #543fd34c
+class RotatedDigits(Module):
+    "Draws images, (N, 1, size, size), from factors, (N, 3): the angle in units of 90°, the share of a 1, the share of a 7"
+    def __init__(self,
+        size:int=28, # Height and width
+        pen:float=.09, # Half the width of a stroke, the image being 2 wide
+    ):
+        strokes = torch.tensor([[[0.,-.6,0.,.6],[0.,-.6,-.2,-.4]], [[-.4,-.6,.4,-.6],[.4,-.6,-.1,.6]]])   # for each digit two lines: x, y of both ends
+        at = (torch.arange(size) + .5)*2/size - 1
+        self.size,self.pen = size,pen
+        self.register_buffer('strokes', strokes)
+        self.register_buffer('grid', torch.stack(torch.meshgrid(at, at, indexing='xy'), -1).view(-1, 2))
+
+    def forward(self, factors):
+        a = factors[:,0]*math.pi/2
+        turn = torch.stack([a.cos(), a.sin(), -a.sin(), a.cos()], 1).view(-1, 2, 2)
+        at = self.grid.to(factors) @ turn                 # the image's pixels, turned back: (N, pixels, 2)
+        start,end = self.strokes.to(factors).view(4, 2, 2).unbind(1)
+        along = end - start
+        length,on = along.square().sum(1),at @ along.T - (start*along).sum(1)            # how far along each stroke, times its length
+        share = (on/length).clamp(0, 1)
+        away = at.square().sum(-1, keepdim=True) - 2*at @ start.T + start.square().sum(1) - 2*share*on + share.square()*length   # to each stroke, squared: (N, pixels, 4)
+        ink = (-away/self.pen**2).exp().unflatten(2, (2,2)).amax(3)                          # of each digit: (N, pixels, 2)
+        return (ink*factors[:,None,1:]).sum(2).view(-1, 1, self.size, self.size)
+
+def rotation_net(
+    n_in:int=3, # Factors, as `rotation_dls` gives them
+    n_out:int=2, # Classes
+    dense:bool=False, # The 6-layer MLP instead of the small CNN?
+)->nn.Sequential:
+    "`RotatedDigits`, named `draw`, in front of a small CNN"
+    draw = RotatedDigits()
+    return nn.Sequential(OrderedDict(draw=draw, net=mlp(draw.size**2, n_out) if dense else small_cnn(1, n_out)))
 
 # %% ../nbs/03_models.ipynb #05c26148
 class minilm(Module):

@@ -127,7 +127,7 @@ corruptions = dict(gaussian_noise=(_noise(lambda x,c,n: x + c*n()), (.04,.06,.08
                    jpeg=(_jpeg, (80,65,58,50,40)),
                    pixelate=(_pixelate, (.95,.9,.85,.75,.65))) # CIFAR-10-C; a user's own is one line more
 
-# %% ../nbs/22_robustness.ipynb #238ab689
+# %% ../nbs/22_robustness.ipynb #67d956d3
 def robustness_tests()->dict: # For each kind its tests
     "What `robustness` can measure"
     return dict(attack=['fgsm','pgd','unbounded_pgd'], deformation=list(deformations), corruption=list(corruptions))
@@ -142,15 +142,15 @@ def _look(f, x, y):
     p = f(x)
     return p.argmax(1) != y, _nll(p, y)[:,0]
 
-def _changes(f, names, eps, steps, unbounded):
+def _changes(f, names, eps, steps, unbounded, levels):
     "For each test and level its kind and names, and the function of pixels, labels and a random generator that changes the pixels"
     res = [('clean','clean',0., lambda x,y,g: x)]
     for t in names:
         if   t == 'fgsm': res += [('attack',t,e, lambda x,y,g,e=e: fgsm(f, x, y, e)) for e in eps]
         elif t == 'pgd':  res += [('attack',t,e, lambda x,y,g,e=e: pgd(f, x, y, e, steps, start=(torch.rand(x.shape, generator=g)*2-1).to(x))) for e in eps if e]
         elif t == 'unbounded_pgd': res.append(('attack',t,math.inf, lambda x,y,g: pgd(f, x, y, **unbounded)))
-        elif t in deformations: res += [('deformation',t,v, lambda x,y,g,h=deformations[t][0],v=v: h(x, v, g)) for v in deformations[t][1]]
-        else: res += [('corruption',t,i, lambda x,y,g,h=corruptions[t][0],v=v: h(x, v, g)) for i,v in enumerate(corruptions[t][1], 1)]
+        elif t in deformations: res += [('deformation',t,v, lambda x,y,g,h=deformations[t][0],v=v: h(x, v, g)) for v in levels.get(t, deformations[t][1])]
+        else: res += [('corruption',t,i, lambda x,y,g,h=corruptions[t][0],v=v: h(x, v, g)) for i,v in enumerate(levels.get(t, corruptions[t][1]), 1)]
     return res
 
 def robustness(
@@ -160,6 +160,7 @@ def robustness(
     eps:tuple=(0,.01,.03,.1,.3), # ε of FGSM, and but for 0 of PGD
     steps:int=20, # Steps of PGD, which begins at a random point
     unbounded:dict=None, # For PGD without a bound: by default the paper's 200 `steps` of length 0.01 (`step`)
+    levels:dict=None, # Other strengths of deformations and corruptions than theirs: {test: strengths}
     n:int=1000, # So many samples, drawn with `seed`; `None` for all
     seed:int=0, # Draws the samples, and what is random in the tests
     plot:bool=False, # Draw the table too, with `plot_robustness`
@@ -172,12 +173,14 @@ def robustness(
     names = [t for t in known if t in names or known[t] in names]
     eps = list(eps) if is_iter(eps) and not isinstance(eps, str) else [eps]
     if any(not (isinstance(e, (int,float,np.number)) and 0 <= e <= 1) for e in eps): raise ValueError(f'robustness: `eps` are steps in units of the pixel range, from 0 to 1, not {eps!r}')
+    bad,levels = [t for t in levels or {} if t not in deformations and t not in corruptions],levels or {}
+    if bad: raise ValueError(f"robustness: `levels` are for {', '.join([*deformations,*corruptions])}, not {', '.join(map(repr, bad))}")
     if plot and not set(names) - {'unbounded_pgd'}: raise ValueError('robustness: of PGD without a bound alone there is nothing to draw')
     if not (isinstance(steps, int) and steps > 0): raise ValueError(f'robustness: `steps` must be a whole number above 0, not {steps!r}')
     dl,act = learn.dls.valid if dl is None else dl,_act_of(learn)
     space,unbounded = PixelSpace(dl),{'steps': 200, 'step': .01, **(unbounded or {})}
     f = lambda x: act(_double(learn.model(space.back(x))))
-    changes = _changes(f, names, eps, steps, unbounded)
+    changes = _changes(f, names, eps, steps, unbounded, levels)
     rows = []
     with untouched(learn, seed), no_augment(dl):
         batches = [(space.to(x),y) for x,y in map(_check_images, sampled_dl(dl, n, seed))]

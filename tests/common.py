@@ -1,9 +1,23 @@
 "What the tests share: small learners, the callbacks of the collection, and what may be compared."
 from fastai.vision.all import *
 from fastcore.test import test_close as close
+from fastai.vision.gan import GANLearner,FixedGANSwitcher
 from latentreg_fastai.all import *
+from latentreg_fastai.models import critic_loss,generator_loss
 
 for n in [n for n in globals() if n == 'test' or n.startswith('test_')]: del globals()[n]   # fastcore's helpers are not tests
+
+class TinyVAE(nn.Module):
+    def __init__(self): super().__init__(); self.enc,self.dec = nn.Linear(64, 5),nn.Linear(5, 64)
+    def encode(self, x): return self.enc(x.flatten(1))
+    def decode(self, z): return self.dec(z).view(-1, 1, 8, 8)
+
+def data(n=24, n_classes=3, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % n_classes
+    return torch.randn(n, 1, 8, 8, generator=g) + y[:,None,None,None].float(), y
+
+with no_random(): VAE,UNLABELED = TinyVAE(),DataLoader(list(zip(*data(20, seed=3))), bs=8, shuffle=True, num_workers=0)
 
 # Every callback of the collection. A new one is one line: its name, what makes it, what makes it do nothing (or None).
 CALLBACKS = {
@@ -27,23 +41,27 @@ CALLBACKS = {
     'CenterLoss':             (lambda: CenterLoss(),                                   lambda: CenterLoss(0.)),
     'DisturbLabel':           (lambda: DisturbLabel(.5),                               lambda: DisturbLabel(0.)),
     'WeightL1':               (lambda: WeightL1(1e-3),                                 lambda: WeightL1(0.)),
+    'VarMixup':               (lambda: VarMixup(VAE),                                  lambda: VarMixup(VAE, p=0.)),
+    'VarMixup p=.5':          (lambda: VarMixup(VAE, p=.5),                            None),
+    'SemiSupervised':         (lambda: SemiSupervisedMixup(UNLABELED, weight=3., rampup=0.), None),
+    'SemiSupervised input':   (lambda: SemiSupervisedMixup(UNLABELED, layers=[], rampup=0.), None),
+    'GANMixup':               (lambda: GANMixup(weight=3.),                            lambda: GANMixup(weight=0.)),
+    'GANMixup input':         (lambda: GANMixup(layers=[], alpha=1.),                  lambda: GANMixup(weight=0., layers=[])),
     'LatentMonitor':          (lambda: LatentMonitor(2),                               lambda: LatentMonitor(1)),   # watching changes nothing
     'cw-VR on a feature map': (lambda: VarianceRegularizer(3., layer='0'),             lambda: VarianceRegularizer(0., layer='0')),
 }
 CAN_BE_OFF = [k for k,(_,off) in CALLBACKS.items() if off]
 PENALTIES  = [k for k,(f,_) in CALLBACKS.items() if isinstance(f(), WeightedTerm)]   # have a weight
 ONLY_WATCH = ['LatentMonitor']                                                        # training is the same with them
-ADD_ROWS   = [k for k in CALLBACKS if k.startswith('Phantom') or k in ('ITRA-c','ITRA-c warm-up','ITRA separate')]
+ADD_ROWS   = [k for k in CALLBACKS if k.startswith(('Phantom','SemiSupervised')) or k in ('ITRA-c','ITRA-c warm-up','ITRA separate')]
+DRAW_LAYER = [k for k in CALLBACKS if k.startswith(('ManifoldMixup','SemiSupervised','GANMixup'))]   # one for each batch
+OF_A_GAN   = [k for k in CALLBACKS if k.startswith('GANMixup')]                       # their learner is another
+OF_A_NET   = [k for k in CALLBACKS if k not in OF_A_GAN]
 
 def net():
     "Small, but with all that a callback can disturb: batch normalisation, dropout, a feature map, hidden layers"
     return nn.Sequential(ConvLayer(1, 4, stride=2), nn.Flatten(), nn.Sequential(nn.Linear(64, 8), nn.ReLU()), nn.Dropout(.2),
                          nn.Sequential(nn.Linear(8, 8), nn.ReLU()), nn.Linear(8, 3))
-
-def data(n=24, n_classes=3, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    y = torch.arange(n) % n_classes
-    return torch.randn(n, 1, 8, 8, generator=g) + y[:,None,None,None].float(), y
 
 def new_learner(cbs=None, model=None, dls=None, seed=0, **kwargs):
     "A learner whose start and batches depend on `seed` alone"
@@ -54,12 +72,30 @@ def new_learner(cbs=None, model=None, dls=None, seed=0, **kwargs):
     learn.logger = noop
     return learn
 
+class Generator(nn.Module):
+    def __init__(self): super().__init__(); self.layers = nn.Sequential(nn.Linear(4, 64), nn.BatchNorm1d(64), nn.Tanh())
+    def forward(self, z): return self.layers(z).view(-1, 1, 8, 8)
+
+def gan_net(): return Generator(),nn.Sequential(ConvLayer(1, 4, stride=2), ConvLayer(4, 8, stride=2), nn.Flatten(), nn.Linear(32, 1))
+
+def gan_learner(cbs=None, model=None, dls=None, seed=0, **kwargs):
+    "As `new_learner`, of a GAN"
+    set_seed(seed)
+    noise = lambda n: torch.randn(n, 4, generator=torch.Generator().manual_seed(n))
+    dls = dls or tensor_dls((noise(24),data()[0]), (noise(12),data(12, seed=1)[0]), bs=8, device='cpu')
+    learn = GANLearner(dls, *(model or gan_net()), generator_loss, critic_loss, switcher=FixedGANSwitcher(n_crit=1, n_gen=1), switch_eval=False, cbs=cbs, **kwargs)
+    learn.remove_cb(ProgressCallback)
+    learn.logger = noop
+    return learn
+
+def learner_of(name): return gan_learner if name in OF_A_GAN else new_learner
+
 def restart(learn, seed=0):
-    "Put weights, optimizer, loaders and random state of a `new_learner` back to its start; the learner's own state stays"
-    fresh = new_learner(seed=seed)
+    "Put weights, optimizer, loaders and random state of a `new_learner` or `gan_learner` back to its start; the learner's own state stays"
+    fresh = (gan_learner if hasattr(learn, 'gan_trainer') else new_learner)(seed=seed)
     learn.model.load_state_dict(fresh.model.state_dict())
     learn.model.train()
-    for p in learn.model.parameters(): p.grad = None
+    for p,its in zip(learn.model.parameters(), fresh.model.parameters()): p.grad = None; p.requires_grad_(its.requires_grad)
     learn.opt = None
     for mine,its in zip(learn.dls.loaders, fresh.dls.loaders): mine.rng.setstate(its.rng.getstate())
     return learn                                         # the global random state is that after a `new_learner`

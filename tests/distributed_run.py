@@ -5,12 +5,12 @@ from fastai.distributed import *
 from datetime import timedelta
 
 TIMEOUT = timedelta(seconds=20)                           # how long one rank waits for the other
-RANDOM  = ['ManifoldMixup','ManifoldMixup all','Phantom','Phantom k=3','Phantom batch','ITRA-c warm-up','DisturbLabel']
+RANDOM  = ['ManifoldMixup','ManifoldMixup all','VarMixup','SemiSupervised','Phantom','Phantom k=3','Phantom batch','ITRA-c warm-up','DisturbLabel']
 VOCAB   = ['a','b','c']
 SIZES   = [(48,8,True), (29,4,True), (26,4,False), (25,4,False), (27,4,False), (7,8,False)]   # training samples, batch size, drop_last
 BOTH    = {'Phantom beside cw-VR': lambda: [PhantomEmbedding(), VarianceRegularizer(3.)],
            'CenterLoss beside CR': lambda: [CenterLoss(), CovarianceRegularizer(3.)]}
-PAIRED  = {'ITRA-c matched': lambda: ITRA(matched=True, warmup=0.), **{n: CALLBACKS[n][0] for n in ADD_ROWS if n != 'Phantom batch'}}
+PAIRED  = {'ITRA-c matched': lambda: ITRA(matched=True, warmup=0.), **{n: CALLBACKS[n][0] for n in ADD_ROWS if n != 'Phantom batch' and not n.startswith('SemiSupervised')}}
 
 # On a network without noise, what the terms and gradients of two ranks can be computed from
 EXACT   = {'cw-VR':          lambda: VarianceRegularizer(3.),
@@ -46,7 +46,7 @@ def rows(cb, n, seen, cancel=False):
     ids = lambda xb: [number[x.numpy().tobytes()] for x in xb[0]]
     def note(learn):
         if not learn.training: return
-        more = getattr(getattr(cb, '_rows', None), '_more', None)
+        more = None if isinstance(cb, SemiSupervisedMixup) else getattr(getattr(cb, '_rows', None), '_more', None)   # whose others are of another set
         seen.append(dict(epoch=learn.epoch, i=learn.iter, n_iter=learn.n_iter, main=ids(learn.xb), y=learn.yb[0].tolist(), n=cb._rows.n if hasattr(cb, '_rows') else 0,
                          more=None if more is None else ids(more), y_more=None if more is None else cb._rows.y_more[0].tolist()))
         if cancel: raise CancelBatchException
@@ -82,7 +82,7 @@ def steps(name):
     return res
 
 def checks():
-    for name in CALLBACKS: yield f'fit {name}', partial(train, CALLBACKS[name][0]())
+    for name in OF_A_NET: yield f'fit {name}', partial(train, CALLBACKS[name][0]())
     for name in BOTH:      yield f'fit {name}', partial(train, BOTH[name]())
     for name in RANDOM:    yield f'seeds {name}', partial(train, CALLBACKS[name][0](), seed=rank_distrib())
     for name in EXACT:     yield f'exact {name}', partial(steps, name)

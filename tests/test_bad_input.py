@@ -147,6 +147,7 @@ NEW = {'PhantomEmbedding': PhantomEmbedding, 'PhantomEmbedding batch': partial(P
        **{f'ITRA {s}': partial(ITRA, source=s, warmup=0.) for s in ('dataset','split','queue')}, 'ITRA matched': partial(ITRA, matched=True, warmup=0.),
        'ITRA separate': partial(ITRA, separate=True, warmup=0.), 'CenterLoss': CenterLoss, 'DisturbLabel': DisturbLabel, 'WeightL1': WeightL1}
 new   = pytest.mark.parametrize('name', NEW)
+item_labels = lambda name: 'item_labels' if name.startswith('ITRA') else 'labels'   # ITRA's `labels` are those of the batch
 among = lambda *ns: pytest.mark.parametrize('name', [n for n in NEW if n.startswith(ns)])
 cls_of = lambda name: name.split()[0]
 
@@ -170,13 +171,13 @@ class Silent:
 def test_labels_that_cannot_be_found(name):
     if name.endswith('batch'): return new_learner(dls=items_dls(Silent())).fit(1, cbs=NEW[name]())            # it looks at the batch alone
     learn = new_learner(dls=items_dls(Silent()))
-    refused([cls_of(name), 'no labels', 'Silent', 'pass `labels=`'], learn, NEW[name]())
-    for labels in (data()[1], data()[1].numpy(), data()[1].tolist()): learn.fit(1, 1e-3, cbs=NEW[name](labels=labels))   # as the message says
+    refused([cls_of(name), 'no labels', 'Silent', f'pass `{item_labels(name)}=`'], learn, NEW[name]())
+    for labels in (data()[1], data()[1].numpy(), data()[1].tolist()): learn.fit(1, 1e-3, cbs=NEW[name](**{item_labels(name): labels}))   # as the message says
 
 @pytest.mark.parametrize('name', ['PhantomEmbedding','ITRA matched'])
 @pytest.mark.parametrize('labels,match', [(torch.arange(20)%3, ['20 labels', '24 items']), (torch.rand(24), ['float32', 'one integer']), (['a','b']*12, ['one integer']), (F.one_hot(data()[1]), ['(24, 3)'])],
                          ids=['few','float','str','one-hot'])
-def test_wrong_labels(name, labels, match): refused([cls_of(name), '`labels', *match], new_learner(), NEW[name](labels=labels))
+def test_wrong_labels(name, labels, match): refused([cls_of(name), f'`{item_labels(name)}', *match], new_learner(), NEW[name](**{item_labels(name): labels}))
 
 @pytest.mark.parametrize('dls', [lambda: None, lambda: items_dls(Silent())], ids=['tensors','items'])
 def test_labels_that_are_not_the_targets(dls):
@@ -196,13 +197,13 @@ def test_targets_that_are_not_one_label_a_sample(name, target):
     if name == 'WeightL1': learn.fit(1, cbs=WeightL1()); return
     cb = NEW[name](n_classes=3) if name == 'DisturbLabel' else NEW[name]()
     refused([cls_of(name), 'one integer', 'float32' if target != 'several labels' else 'int64'], learn, cb, (ValueError,TypeError) if by_loader else TypeError)
-    if by_loader: refused([cls_of(name), 'one integer label a sample', str((8,*TARGETS[target].shape[1:]))], learn, NEW[name](labels=data()[1]), TypeError)
+    if by_loader: refused([cls_of(name), 'one integer label a sample', str((8,*TARGETS[target].shape[1:]))], learn, NEW[name](**{item_labels(name): data()[1]}), TypeError)
     if name.startswith('ITRA') and not by_loader: raises(['classwise=False'], lambda: learn.fit(1, cbs=cb))
 
 @pytest.mark.parametrize('target', TARGETS)
 @among('ITRA')
 def test_itra_of_the_whole_takes_any_target(name, target):
-    learn,cb = target_learner(target),NEW[name](classwise=False, **({'labels': data()[1]} if 'matched' in name else {}))
+    learn,cb = target_learner(target),NEW[name](classwise=False, **({'item_labels': data()[1]} if 'matched' in name else {}))
     learn.fit(2, 1e-2, cbs=cb)
     terms = learn.recorder.terms['itra']
     assert len(terms) == 6 and all(map(math.isfinite, terms)) and max(terms) > 0 and all(v.isfinite().all() for v in weights(learn).values())
@@ -272,7 +273,7 @@ def test_n_classes_of_the_new(name):
 @among('ITRA', 'CenterLoss')
 def test_labels_out_of_range(name):
     x,y = data()
-    kw = {'labels': y} if 'matched' in name else {}
+    kw = {'item_labels': y} if 'matched' in name else {}
     for low,high in ((-1,1), (1,3)):
         learn = new_learner(dls=items_dls([(a,b) for a,b in zip(x, y+low)]), loss_func=lambda p,y: p.square().mean(), metrics=[])
         refused([cls_of(name), f'labels run from {low} to {high}', '0 to 2'], learn, NEW[name](**kw), trained=True)

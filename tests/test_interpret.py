@@ -1014,7 +1014,7 @@ def test_monitor_beside_others(name, first, cast):
     learn.fit(2, 1e-2, cbs=[LatentMonitor(1),make(),hand] if first else [make(),LatentMonitor(1),hand])
     assert as_recorded(learn, hand) == [1,2,3,5,6,7] and not hooks(learn.model)
 
-@pytest.mark.parametrize('name', [*CALLBACKS,'MixUp','CutMix','none'])
+@pytest.mark.parametrize('name', [*OF_A_NET,'MixUp','CutMix','none'])
 def test_a_watched_run_is_the_same(name):
     "Bit by bit: weights, losses, validation, gradients, random states; with dropout and batch normalisation"
     make = CALLBACKS[name][0] if name in CALLBACKS else {'MixUp': MixUp, 'CutMix': CutMix, 'none': lambda: []}[name]

@@ -12,7 +12,7 @@ def stand_in(name):
     channels,size,classes = SHAPES[name]
     def dls(n_train=None, n_valid=None, seed=0, bs=64, **kwargs):
         y = torch.arange(40) % classes
-        return tensor_dls((torch.randn(40, channels, size, size), y), (torch.randn(40, channels, size, size), y), vocab=list(range(classes)), bs=bs)
+        return tensor_dls((torch.rand(40, channels, size, size), y), (torch.rand(40, channels, size, size), y), vocab=list(range(classes)), bs=bs)
     return dls
 
 @pytest.mark.parametrize('name,condition', CONDITIONS, ids=plain)
@@ -26,7 +26,7 @@ def test_a_few_steps(name, condition, monkeypatch, tmp_path):
     recs = smoke.bench(tmp_path/'records.jsonl')
     bad = [r for r in recs if failed(r)]
     assert not bad, bad[0].get('traceback')
-    assert {r.get('label', r['method']) for r in recs} >= {'baseline',*(r for r in rows if not r.startswith('baseline ×'))} and all(0 <= r['error'] <= 100 and math.isfinite(r['step_ms']) for r in recs)
+    assert {r.get('label', r['method']) for r in recs} >= {'baseline',*(r for r in rows if not r.startswith('baseline ×'))} and all(0 <= r['error'] <= (math.inf if 'figure' in r else 100) and math.isfinite(r['step_ms']) for r in recs)
 
 @pytest.mark.parametrize('name', SUITES)
 def test_papers_figures_have_rows(name):
@@ -38,11 +38,11 @@ def test_papers_figures_have_rows(name):
             assert c in suite.conditions or (c == 'all' and list(suite.conditions) == [None])
             known = set(suite.conditions[None if c == 'all' else c]['rows']) | {'WeightL1'}   # the paper's, where the suite leaves it out
             assert set(values) <= known, set(values) - known
-            assert all(0 < v[0] < 100 and len(v) <= 2 for v in values.values())
+            assert all(0 <= v[0] < 100 and len(v) <= 2 for v in values.values())
 
 def test_what_a_cpu_is_to_do():
     "The suites and the conditions that a CPU is to do"
-    assert {'mnist-mlp','cifar-cnn','cifar-resnet','cifar-itra','cifar-mixup','agnews','digits'} <= set(SUITES)
+    assert {'autoencoder','semisup','varmixup','rotation','mixing','gan','mnist-mlp','cifar-cnn','cifar-resnet','cifar-itra','cifar-mixup','agnews','digits'} <= set(SUITES)
     assert [c for c,s in SUITES['cifar-cnn'].conditions.items() if not s['gpu']] == ['1k'] and all(c['gpu'] for c in SUITES['cifar-resnet'].conditions.values())
     assert not any(c['gpu'] for n in ('mnist-mlp','agnews','digits') for c in SUITES[n].conditions.values())
 

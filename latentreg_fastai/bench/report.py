@@ -42,7 +42,7 @@ def holm(
     res[order] = np.minimum(np.maximum.accumulate(ps[order]*(len(order) - np.arange(len(order)))), 1)
     return res
 
-# %% ../../nbs/32_bench.report.ipynb #eca7bbd8
+# %% ../../nbs/32_bench.report.ipynb #b90f9413
 def rows_of(
     records:list, # Records of the comparison in one condition
 )->dict: # For each row its records by seed, as a table; the baseline and the order of `methods` first
@@ -53,6 +53,10 @@ def rows_of(
     order,first = {m: i for i,m in enumerate(methods)},dict(zip(labels[::-1], df.method[::-1]))
     place = lambda m: (m.startswith('baseline ×'), m != 'baseline', order.get(first[m], len(order)))
     return {m: df[labels == m].drop_duplicates('seed', keep='last').set_index('seed').sort_index() for m in sorted(dict.fromkeys(labels), key=place)}
+
+def _figure(table):
+    "What `error` is in a table, and its unit"
+    return (table.figure.iloc[0],'') if 'figure' in table else ('error %',', points')
 
 def _text(args): return ', '.join(f'{k}={v:g}' if type(v) in (int,float) else f'{k}={v}' for k,v in args.items())
 
@@ -65,13 +69,14 @@ def summary(
     if not by: raise ValueError('summary: there are no records of runs that ended well')
     ref = by.get(base)
     for m,g in by.items():
-        row = dict(method=m, args=_text(g.args.iloc[0]), seeds=len(g))
+        row = dict(method=m, args=_text(g.args.iloc[0]), seeds=len(g), **({'figure': g.figure.iloc[0]} if 'figure' in g else {}))
         for k in ('error','nll','ece','brier','error_last5'):
             if k in g: row.update({k: g[k].mean(skipna=False), f'{k}_sd': g[k].std(ddof=1, skipna=False)})
         if ref is not None:
             seeds = g.index.intersection(ref.index)
             a,b = ref.loc[seeds],g.loc[seeds]
-            row.update({'pairs' if k == 'n' else k: v for k,v in paired(a.error, b.error).items()}, nll_wins=int((a.nll.fillna(math.inf) > b.nll.fillna(math.inf)).sum()), time=(b.step_ms/a.step_ms).median())
+            row.update({'pairs' if k == 'n' else k: v for k,v in paired(a.error, b.error).items()}, time=(b.step_ms/a.step_ms).median())
+            if 'nll' in g: row['nll_wins'] = int((a.nll.fillna(math.inf) > b.nll.fillna(math.inf)).sum())
             if 'memory_mb' in g: row['memory'] = (b.memory_mb/a.memory_mb).median()
             if m == base: row.update(p=math.nan)
         rows.append(row)
@@ -87,26 +92,32 @@ def show_table(
     table:pd.DataFrame, # From `summary`
 )->pd.DataFrame: # The same for a reader: 'error %', 'NLL', 'gain, points' (mean ± standard deviation), '95% interval', 'wins', 'p (Holm)', 'better NLL', 'time a step'
     "`table` as text columns"
-    out = pd.DataFrame({'arguments': table['args'], 'error %': _pm(table.error, table.error_sd, 2, 'NaN'), 'NLL': _pm(table.nll, table.nll_sd, 3, 'NaN')}, index=table.index)
+    figure,unit = _figure(table)
+    out = pd.DataFrame({'arguments': table['args'], figure: _pm(table.error, table.error_sd, 2, 'NaN')}, index=table.index)
+    if 'nll' in table: out['NLL'] = _pm(table.nll, table.nll_sd, 3, 'NaN')
     if 'ece' in table: out['ECE %'] = _pm(100*table.ece, 100*table.ece_sd, 2)
     if 'gain' in table:
         of = lambda wins: [f'{w} of {n}' for w,n in zip(wins, table.pairs)]
-        out['gain, points'],out['wins'],out['better NLL'] = _pm(table.gain, table.gain_sd, 2),of(table.wins),of(table.nll_wins)
-        out.insert(out.columns.get_loc('wins'), '95% interval', ['' if math.isnan(a) else f'{a:.2f} to {b:.2f}' for a,b in zip(table.low, table.high)])
-        out.insert(out.columns.get_loc('better NLL'), 'p (Holm)', list(map(_p, table.p_holm)))
+        out[f'gain{unit}'] = _pm(table.gain, table.gain_sd, 2)
+        out['95% interval'] = ['' if math.isnan(a) else f'{a:.2f} to {b:.2f}' for a,b in zip(table.low, table.high)]
+        out['wins'] = of(table.wins)
+        out['p (Holm)'] = list(map(_p, table.p_holm))
+        if 'nll_wins' in table: out['better NLL'] = of(table.nll_wins)
         out['time a step'] = [_times(t) for t in table.time]
         if 'memory' in table: out['memory'] = [_times(t) for t in table.memory]
-        out.loc[out.index == 'baseline', ['gain, points','95% interval','wins','p (Holm)','better NLL']] = ''
+        out.loc[out.index == 'baseline', [c for c in out if c.startswith('gain') or c in ('95% interval','wins','p (Holm)','better NLL')]] = ''
     return out
 
 def winners(
     table:pd.DataFrame, # From `summary`
-)->str: # Three lines
+)->str: # Two or three lines
     "Which methods are better than the baseline on average, and which are not, by name"
     rest = table.drop('baseline').sort_values('gain', ascending=False)
-    named = lambda d: ', '.join(f'{m} ({g:+.2f} points, {w} of {n} seeds)' for m,g,w,n in zip(d.index, d.gain, d.wins, d.pairs)) or 'none'
-    lower = ', '.join(rest.index[rest.nll < table.nll['baseline']]) or 'none'
-    return f"lower error than the baseline on average: {named(rest[rest.gain > 0])}\nnot: {named(rest[rest.gain <= 0])}\nlower NLL on average: {lower}"
+    unit = '' if 'figure' in table else ' points'
+    named = lambda d: ', '.join(f'{m} ({g:+.2f}{unit}, {w} of {n} seeds)' for m,g,w,n in zip(d.index, d.gain, d.wins, d.pairs)) or 'none'
+    lines = [f"lower {_figure(table)[0].removesuffix(' %')} than the baseline on average: {named(rest[rest.gain > 0])}", f'not: {named(rest[rest.gain <= 0])}']
+    if 'nll' in table: lines.append(f"lower NLL on average: {', '.join(rest.index[rest.nll < table.nll['baseline']]) or 'none'}")
+    return '\n'.join(lines)
 
 # %% ../../nbs/32_bench.report.ipynb #efd2934f
 def equal_cost(
@@ -161,7 +172,7 @@ def paper_figures(
         cols[f"{p['source']}, {'100 − accuracy' if flip else ours}"] = text
     return pd.DataFrame(cols).fillna('–').rename_axis('method') if cols else pd.DataFrame()
 
-# %% ../../nbs/32_bench.report.ipynb #02a5ba8a
+# %% ../../nbs/32_bench.report.ipynb #787c37f2
 @styled
 def plot_curves(
     records:list, # Records, as for `summary`
@@ -175,7 +186,7 @@ def plot_curves(
     for i,(m,color) in enumerate(methods_colors(names).items()):
         curves = pd.DataFrame([p for r in records if r.get('label', r['method']) == m and not failed(r) for p in r['curve']])
         ax.plot(curves.groupby('epoch')[col].mean(), color=color, label=m, lw=2 if m == 'baseline' else 1.3, ls=('-','--',':')[i//7 % 3])
-    ax.set(xlabel='epoch', ylabel={'nll': 'NLL', 'error': 'error %', 'train_loss': 'training loss'}[col])
+    ax.set(xlabel='epoch', ylabel={'nll': 'NLL', 'error': next((r['figure'] for r in records if 'figure' in r), 'error %'), 'train_loss': 'training loss'}[col])
     return ax
 
 @styled
@@ -183,13 +194,14 @@ def plot_table(
     records:list, # Records, as for `summary`
     title:str='', # Above the plot
     time:bool=True, # Say what a step costs? Only where all runs had the machine to themselves
-    ax=None, # Two axes to draw in
+    ax=None, # Axes to draw in, two where there is an NLL
     figsize:tuple=None, # Of a new figure, in inches
 ):
     "Error and NLL of every method: a dot a seed, a bar at the mean, the baseline's mean as a line; returns the axes"
     table = summary(records)
-    axs = axes_for(ax, 2, figsize or (10, .42*len(table)+1.4), sharey=True)
-    for a,col,label in zip(axs, ('error','nll'), ('error %','negative log-likelihood')):
+    cols = {'error': _figure(table)[0], 'nll': 'negative log-likelihood'} if 'nll' in table else {'error': _figure(table)[0]}
+    axs = axes_for(ax, len(cols), figsize or (2.5+3.75*len(cols), .42*len(table)+1.4), sharey=True)
+    for a,(col,label) in zip(axs, cols.items()):
         for i,(m,row) in enumerate(table.iterrows()):
             values = [r[col] for r in records if r.get('label', r['method']) == m and not failed(r)]
             color = '#000000' if m == 'baseline' else okabe_ito[0]
@@ -219,13 +231,14 @@ def plot_gains(
     across,lines = min(ncols, len(tables)),-(-len(rows)//5)
     axs = axes_for(ax, len(tables), figsize or (max(7.5, 3.4*across), 2.9*-(-len(tables)//across) + .25*lines), ncols=ncols)
     for a,(name,t) in zip(axs, tables.items()):
+        unit = t.figure.iloc[0] if 'figure' in t else 'points of error'
         for m in rows:
             if m not in t.index: continue
             r = t.loc[m]
             sure = r.p_holm < .05
             a.errorbar(r.time, r.gain, [[r.gain-r.low],[r.high-r.gain]], fmt=marks[m], color=colors[m], mfc=colors[m] if sure else 'white', ms=6, lw=1.2, capsize=2)
         a.axhline(0, color='#555555', lw=1, ls=':')
-        a.set(title=name, xlabel='time of a step, × baseline', ylabel='gain, points of error')
+        a.set(title=name, xlabel='time of a step, × baseline', ylabel=f'gain, {unit}')
     handles = [mpl.lines.Line2D([], [], color=colors[m], marker=marks[m], ls='', label=m) for m in rows]
     axs[0].figure.legend(handles=handles, loc='outside lower center', ncols=min(len(rows), 5), frameon=False, fontsize=9)
     return axs
@@ -249,7 +262,7 @@ def _runs_text(records):
     v = ok[-1]['versions']
     return f"{len(ok)} runs of {sum(r['seconds'] for r in ok)/3600:.2f} hours together, on {each('device')} with {each('threads')} thread(s) each; " + ', '.join(f'{k} {x}' for k,x in v.items()) + '.'
 
-# %% ../../nbs/32_bench.report.ipynb #abd3ee54
+# %% ../../nbs/32_bench.report.ipynb #9336fcda
 class Report:
     "What the records in a folder say: tables by condition, files, pictures"
     def __init__(self,
@@ -267,16 +280,20 @@ class Report:
 
     def title(self, c): return self.suite.title if c is None else c
 
+    def _measured(self):
+        figures = list(dict.fromkeys(_figure(t)[0] for t in self.tables.values())) or ['error %']
+        return 'Error and NLL are' if figures == ['error %'] else f"Figures ({', '.join(figures)}: lower is better) are"
+
     def markdown(self)->str:
         "The whole report"
         s,out = self.suite,[]
         add = lambda *parts: out.extend(str(p) for p in parts)
         add(f'# {s.title}', ' '.join((s.about or '').split()), _runs_text(self.records),
-            'Error and NLL are those of the last epoch, mean ± standard deviation over seeds. Gains are the baseline\'s error minus the method\'s, seed by seed, in points; p is that of a paired t-test with Holm\'s correction for the methods of a table; with fewer than five seeds nothing is tested.')
+            f"{self._measured()} those of the last epoch, mean ± standard deviation over seeds. Gains are the baseline's figure minus the method's, seed by seed; p is that of a paired t-test with Holm\'s correction for the methods of a table; with fewer than five seeds nothing is tested.")
         for c,t in self.tables.items():
             if c is not None: add(f'## {c}')
             shown = show_table(t)
-            shown.insert(2, 'error %, median of the last epochs', _pm(t.error_last5, t.error_last5_sd, 2))
+            shown.insert(2, f'{_figure(t)[0]}, median of the last epochs', _pm(t.error_last5, t.error_last5_sd, 2))
             add(_markdown(shown))
             if len(e := equal_cost(s, self.test[c], c)): add('### At equal cost', _markdown(_equal_text(e)))
             if len(p := paper_figures(s, t, c)): add('### The paper\'s figures', 'Measured with its own code, data and training; for comparison only.', _markdown(p))

@@ -20,7 +20,7 @@ def _merged(a, b):
     "`a` with what `b` says, dicts merged"
     return {**a, **{k: _merged(a[k], v) if isinstance(a.get(k), dict) and isinstance(v, dict) else v for k,v in b.items()}}
 
-# %% ../../nbs/31_bench.suite.ipynb #c6842752
+# %% ../../nbs/31_bench.suite.ipynb #69f96ca1
 class Suite:
     "What is compared: conditions, rows, seeds, and the choice of the rate and of strengths"
     def __init__(self,
@@ -65,10 +65,11 @@ class Suite:
 
     def _check_run(self, base):
         self._check('base', base)
-        for k in ('data_args','net_args'): self._check_mapping(f'`{k}`', base.get(k, {}))
+        for k in ('data_args','net_args','vae'): self._check_mapping(f'`{k}`', base.get(k, {}))
         if not (type(n := base.get('epochs', 1)) is int and n > 0): raise self._error(f'`epochs` is a whole number above 0, not {n!r}')
+        if not (base.get('labeled') is None or type(base['labeled']) is int and base['labeled'] > 0): raise self._error(f"`labeled` is a whole number above 0, not {base['labeled']!r}")
         if base.get('fit') == 'drops' and not base.get('drops'): raise self._error('`fit: drops` needs `drops`, the shares of training at which the rate falls')
-        for k,known in (('data',datasets),('net',networks),('opt',optimizers),('fit',fits),('precision',precisions),('measures',measures)):
+        for k,known in (('task',tasks),('data',datasets),('net',networks),('opt',optimizers),('fit',fits),('precision',precisions),('measures',measures)):
             unknown = [v for v in (L(base.get(k)) if base.get(k) is not None else ()) if v not in known]
             if unknown: raise self._error(f"unknown {k} {unknown[0]!r}: there are {', '.join(known)}")
 
@@ -136,6 +137,7 @@ class Suite:
         for c in res.conditions.values():
             few = 1000 if c['base']['data'] == 'imagenet' else 100   # as many of each class
             c['base'] = {**c['base'], 'epochs': 1, 'points': 1, 'last': 1, 'measures': None, 'data_args': {**c['base']['data_args'], 'bs': 20, 'n_train': few, 'n_valid': few}}
+            c['base'] |= {k: v for k,v in dict(labeled=20, vae={'epochs': 1}).items() if c['base'].get(k)}
             c['rows'] = {m: {k: v for k,v in r.items() if k != 'grid'} for m,r in c['rows'].items() if not m.startswith('baseline ×')}   # nothing is trained for longer
             c['lrs'] = c['lrs'][:1]
         return res
@@ -174,7 +176,7 @@ class Suite:
 
     def choose(self, records, key):
         "For each condition and row the value of `key(record)` with the lowest mean validation error; the NLL decides a tie"
-        df = pd.DataFrame([dict(group=(r.get('condition'),r.get('label', r['method'])), value=key(r), error=r['error'], nll=r['nll']) for r in records if not failed(r)])
+        df = pd.DataFrame([dict(group=(r.get('condition'),r.get('label', r['method'])), value=key(r), error=r['error'], nll=r.get('nll', 0.)) for r in records if not failed(r)])
         if not len(df): return {}
         means = df.fillna({'error': math.inf, 'nll': math.inf}).groupby(['group','value'])[['error','nll']].mean().reset_index().sort_values(['error','nll'])
         best,tried = means.groupby('group').value.first(),{key(r): key(r) for r in records}

@@ -12,7 +12,7 @@ from ..data import *
 from ..stats import *
 from fastai.basics import *
 
-# %% ../../nbs/14_callback.baselines.ipynb #27efe224
+# %% ../../nbs/14_callback.baselines.ipynb #10b070fd
 class CenterLoss(ClasswiseCallback):
     "Pull each sample's features towards a centre of its class that follows them: L_C = ½ mean_i ‖z_i − c_{y_i}‖² (Wen et al. 2016, Eqs. 2 to 4)"
     _can_do_without = False
@@ -21,8 +21,9 @@ class CenterLoss(ClasswiseCallback):
         lr:float=.5, # Rate at which centres follow (the paper's α), above 0 and up to 1
         layer=None, # Where the features are: a layer as `get_layer` takes it (its output); by default the input of the last `nn.Linear`
         n_classes:int=None, # K; by default from the data loaders, else the width of the model's output
+        labels:int|Callable=None, # Where the labels are, if they are not the first target: a position in `yb`, or a function of the learner
     ):
-        super().__init__(weight, layer, n_classes=n_classes)
+        super().__init__(weight, layer, n_classes=n_classes, labels=labels)
         self.lr,self.centers = _check_number(self, 'lr', lr, above=True),None
         if lr > 1: raise self._error(f'`lr` is a share of the way to the mean, up to 1, not {lr!r}')
 
@@ -45,7 +46,7 @@ class CenterLoss(ClasswiseCallback):
     def state_dict(self): return dict(centers=None if self.centers is None else self.centers.cpu())
     def load_state_dict(self, state): self.centers,self._restored = state['centers'],True
 
-# %% ../../nbs/14_callback.baselines.ipynb #28863235
+# %% ../../nbs/14_callback.baselines.ipynb #5a93cd8f
 class DisturbLabel(LayerCallback):
     "Replace each label of a training batch with probability `p` by one drawn uniformly from all classes (Xie et al. 2016)"
     order = LayerCallback.order-2       # before `ManifoldMixup`, so that all of the step sees the same labels
@@ -66,7 +67,7 @@ class DisturbLabel(LayerCallback):
 
     def before_batch(self):
         if self.p == 0 or not len(self.yb): return
-        self._check_labels('it')
+        self._check_labels(self.yb[0], 'it')
         y = self.yb[0]
         disturbed,other = self.rng.random(len(y)) < self.p,self.rng.integers(self.K, size=len(y))
         disturbed,other = (torch.from_numpy(t).to(y.device, non_blocking=True).view(y.shape) for t in (disturbed,other))

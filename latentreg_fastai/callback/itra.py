@@ -12,7 +12,7 @@ from ..data import *
 from ..stats import *
 from fastai.basics import *
 
-# %% ../../nbs/13_callback.itra.ipynb #c9ad22e8
+# %% ../../nbs/13_callback.itra.ipynb #6fc13715
 class ITRA(ClasswiseCallback):
     "Align the features of two mini-batches: the loss of the first, plus `weight` × the MMD between both, per class (ITRA, Eqs. 3 to 6)"
     def __init__(self,
@@ -27,10 +27,11 @@ class ITRA(ClasswiseCallback):
         matched:bool=False, # For `'dataset'`: give the second batch the class counts of the first
         queue_len:int=4, # For `'queue'`: how many batches it holds
         n_classes:int=None, # K; by default from the data loaders, else the width of the model's output
-        labels=None, # For `matched`: one integer for each training item, where `labels_of` cannot find them
+        labels:int|Callable=None, # Where the labels are, if they are not the first target: a position in `yb`, or a function of the learner
+        item_labels=None, # For `matched`: one integer for each training item, where `labels_of` cannot find them
     ):
-        super().__init__(weight, layer, classwise, n_classes)
-        store_attr('source,sigma,warmup,squared,separate,matched,queue_len,labels')
+        super().__init__(weight, layer, classwise, n_classes, labels)
+        store_attr('source,sigma,warmup,squared,separate,matched,queue_len,item_labels')
         if source not in ('dataset','split','queue'): raise self._error(f"`source` is 'dataset', 'split' or 'queue', not {source!r}")
         if not (isinstance(warmup, (int,float)) and 0 <= warmup < 1): raise self._error(f'`warmup` is a share of training, 0 or more and below 1, not {warmup!r}')
         if not (isinstance(queue_len, int) and queue_len > 0): raise self._error(f'`queue_len` must be a whole number above 0, not {queue_len!r}')
@@ -48,7 +49,9 @@ class ITRA(ClasswiseCallback):
     @property
     def adds_rows(self): return self.source == 'dataset' and (callable(self.weight) or self.weight > 0)
     beside = "use source='split' or source='queue'"
-    def more_rows(self, dl): return PairedDL(dl, self.matched, self.labels, active=lambda i: self.weight_at(i) > 0)
+    def more_rows(self, dl):
+        try: return PairedDL(dl, self.matched, self.item_labels, active=lambda i: self.weight_at(i) > 0)
+        except (TypeError,ValueError) as e: raise type(e)(str(e).replace('`labels', '`item_labels')) from None   # as they are called here
     def rows_out(self, n): return n if self.separate else 2*n
 
     def _more_companions(self):
@@ -72,8 +75,8 @@ class ITRA(ClasswiseCallback):
             self._zs = [torch.cat(two) for two in zip(self._zs[:n], self._zs[n:])]
         return super().value()
 
-    def _rows_seen(self): return len(self.yb[0])*(2 if self.source == 'dataset' else 1)
-    def _inputs(self, z): return (z,*self.yb)                # ranks are gathered after the batches are told apart
+    def _rows_seen(self): return super()._rows_seen()*(2 if self.source == 'dataset' else 1)
+    def _inputs(self, z): return (z,*self._targets())                # ranks are gathered after the batches are told apart
 
     def penalty(self, z, *yb):
         "The MMD between two batches, or its mean per class; 0 where there is no second"
@@ -86,7 +89,7 @@ class ITRA(ClasswiseCallback):
 
     def _by_dataset(self, z, y):
         n = self._rows.n
-        return z[:n], y[:n], z[n:], self._rows.y_more[0].view(-1) if self.classwise else y[n:]
+        return z[:n], y[:n], z[n:], self.find_labels(self._rows._more, self._rows.y_more).view(-1) if self.classwise else y[n:]
 
     def _by_split(self, z, y):
         n = len(z)//2

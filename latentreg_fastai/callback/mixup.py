@@ -5,18 +5,14 @@
 # %% auto #0
 __all__ = ['ManifoldMixup']
 
-# %% ../../nbs/10_callback.mixup.ipynb #ddebe796
+# %% ../../nbs/10_callback.mixup.ipynb #2d4c04bc
 from ..core import *
 from ..core import _check_number
 from fastai.basics import *
-from fastai.callback.mixup import MixHandler,reduce_loss
 
-# %% ../../nbs/10_callback.mixup.ipynb #5b408a20
-class ManifoldMixup(LayerCallback):
+# %% ../../nbs/10_callback.mixup.ipynb #bf4e858a
+class ManifoldMixup(LayerMixing):
     "Mix the hidden states of a layer drawn for each batch, and the targets (Manifold Mixup, Eq. 1)"
-    order,run_valid = LayerCallback.order-1,False   # before penalties: they see what the next layer sees
-    mixes_rows = True # Not beside callbacks that add rows to the batch
-    lam,shift = None,None # λ and the distance between partners in the current batch
     def __init__(self,
         alpha:float=2., # λ ~ Beta(alpha, alpha), above 0
         layers=None, # Eligible layers besides the input: a layer or a list of them as `get_layer` takes them (globs name several), or `'all'` stages; by default the first two stages, or all hidden layers of an MLP
@@ -24,74 +20,12 @@ class ManifoldMixup(LayerCallback):
         per_item:bool=False, # Draw a λ for each sample; integer targets then need a loss with a `reduction`
         stop_grad:bool=False, # Block gradients at the mixed layer (the ablation of Section 5.1): those below it learn nothing from that batch
     ):
-        store_attr(but='layers')
-        self.eligible = layers
+        super().__init__(layers, input_mixup)
+        store_attr('alpha,per_item,stop_grad')
         _check_number(self, 'alpha', alpha, above=True)
-        if not input_mixup and is_listy(layers) and not len(layers): raise self._error('there is nothing to mix with layers=[] and input_mixup=False')
 
-    def setup(self):
-        super().setup()
-        other = self.learn._grab_cbs(MixHandler)
-        if other: self._refuse(other[0], 'mixes the batch too; take one of the two (ManifoldMixup(layers=[]) is Input Mixup)')
-        self._sites = None
-        if self.eligible in (None,'all'): return
-        for l in self.eligible if is_listy(self.eligible) else [self.eligible]: self._find(Site.all, l, layers=self.eligible)
-
-    def draw(self,
-        n:int, # Rows of the batch
-    ):
-        "Draw λ (`lam`, one or `n` numbers in [½, 1]) and the distance between partners (`shift` rows)"
-        lam = self.rng.beta(self.alpha, self.alpha, size=n if self.per_item else None)
-        self.lam = torch.as_tensor(np.maximum(lam, 1-lam)) if self.per_item else max(lam, 1-lam)
-        self.shift = 1 + self._below(n-1)
-
-    def _below(self, n): return int(n*self.rng.random())   # ten times faster than rng.integers
-
-    def mix(self,
-        t:Tensor, # Inputs, hidden states or floating targets, (N, ...)
-    )->Tensor: # λ·t_i + (1−λ)·t_j, row j being `shift` rows before i
-        "Mix the rows of `t`"
+    def mix(self, t):
+        "λ·t_i + (1−λ)·t_j, row j being `shift` rows before i"
         if self.stop_grad and (num_distrib() < 2 or not t.requires_grad): t = t.detach()
         elif self.stop_grad: t.register_hook(torch.zeros_like)   # DistributedDataParallel waits for every gradient
-        lam = self.lam if not self.per_item else self.lam.to(t).view(-1, *[1]*(t.ndim-1))
-        return torch.lerp(t.roll(self.shift, 0), t, lam)
-
-    def before_batch(self):
-        self._armed = False
-        if self._sites is None:
-            try: self._sites = mixing_sites(self.model, self.xb, 'first' if self.eligible is None else self.eligible, self.input_mixup)
-            except ValueError as e: raise self._error(e) from None
-        yb = self.yb
-        for y in yb:
-            if not isinstance(y, Tensor): raise self._error(f'targets must be tensors to be mixed, not {type(y).__name__}', TypeError)
-        self._n = len(yb[0]) if yb else 0
-        if self._n < 2: return   # there is nobody to mix with
-        self._site = self._sites[self._below(len(self._sites))]
-        self.draw(self._n)
-        if self.per_item: self.lam = self.lam.to(yb[0].device, non_blocking=True)
-        self._integer = any(not y.is_floating_point() for y in yb)
-        if self.per_item and self._integer and not _has_reduction(self.loss_func):
-            raise self._error(f'with per_item=True and integer targets the loss must take a `reduction`, which {self.loss_func} does not')
-        self.learn.yb = tuple(self.mix(y) if y.is_floating_point() else y for y in yb)
-        with plain_tensors(): self._partner = tuple(y if y.is_floating_point() else y.roll(self.shift, 0) for y in self.yb)
-        self._watch(self._sites, self._mix_at, only=self._site)
-
-    def _mix_at(self, site, z):
-        if len(z) != self._n: raise self._error(f'{site} gives {len(z)} rows for a batch of {self._n}: choose `layers` with one row a sample')
-        if not z.is_floating_point(): raise self._error(f'{site} holds {str(z.dtype)[6:]}, which cannot be mixed: choose other `layers`', TypeError)
-        return self.mix(z)
-
-    def after_loss(self):
-        "λ·loss(pred, y_i) + (1−λ)·loss(pred, y_j); terms that others have added to `loss_grad` stay"
-        if not self._armed: return
-        self._check_reached(self._site)
-        if not self._integer: return
-        with plain_tensors():
-            if self.per_item:
-                with NoneReduce(self.loss_func) as lf: own,other = (lf(self.pred, *yb).view(self._n, -1) for yb in (self.yb, self._partner))
-                mixed = reduce_loss(torch.lerp(other, own, self.lam.to(own)[:,None]), getattr(self.loss_func, 'reduction', 'mean'))
-            else: mixed = torch.lerp(self.loss_func(self.pred, *self._partner), self.loss, self.lam)
-            self.learn.loss_grad,self.learn.loss = self.loss_grad + (mixed - self.loss), mixed
-
-# %% ../../nbs/10_callback.mixup.ipynb #3dcd7b98
-def _has_reduction(loss_func): return hasattr(loss_func, 'reduction') or 'reduction' in inspect.signature(loss_func).parameters
+        return super().mix(t)

@@ -26,7 +26,7 @@ def pair_distance(
     mean = (d*same).sum()/same.sum()
     return mean/d.mean() if normalize else mean
 
-# %% ../../nbs/18_callback.monitor.ipynb #3f1d0416
+# %% ../../nbs/18_callback.monitor.ipynb #7657d479
 class _Measure(TermCallback):
     "A column in the table and a line in `recorder.terms`, for what a monitor measures"
     def __init__(self, label): self._label = label
@@ -65,7 +65,7 @@ class LatentMonitor(LayerCallback):
     def before_batch(self):
         self._before,self._now = self._now,None
         if not len(self.yb): return
-        self._check_labels('watching classes')
+        self._check_labels(self.yb[0], 'watching classes')
         if (self.train_iter+1) % self.every in (0,self.every-1): self._now = _map(torch.clone, self.xb),self.yb[0].view(-1).clone()   # others may change them in place
 
     def after_pred(self):

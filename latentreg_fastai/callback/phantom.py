@@ -12,7 +12,7 @@ from ..data import *
 from ..stats import *
 from fastai.basics import *
 
-# %% ../../nbs/12_callback.phantom.ipynb #b32480b1
+# %% ../../nbs/12_callback.phantom.ipynb #45e4453e
 class PhantomEmbedding(TermCallback):
     "Train on each sample and on the mean embedding of a micro-cluster of its class (phantom paper, Eq. 3)"
     def __init__(self,
@@ -56,7 +56,7 @@ class PhantomEmbedding(TermCallback):
     def before_batch(self):
         self._armed = False
         if not self.adds_rows or not len(self.yb): return
-        self._check_labels('a phantom is the mean of one class: it')
+        self._check_labels(self.yb[0], 'a phantom is the mean of one class: it')
         if not self._passes: self._check_signal(self._site)
         self._passes = True                                  # asked once a fit
         self.share = 0. if self.naive else self.rng.beta(self.alpha, self.alpha)   # α in Eq. 3
