@@ -220,7 +220,7 @@ class MMDVAE(Module):
         if self.training: z = z + torch.randn_like(z)*(self.logvar(h)/2).exp()
         return self.decode(z),z
 
-# %% ../nbs/03_models.ipynb #5d3c2747
+# %% ../nbs/03_models.ipynb #5387d571
 def vae_loss(
     out:tuple, # Reconstruction (N, ...) and latent code (N, dim), as `MMDVAE` gives them
     x:Tensor, # Images
@@ -233,7 +233,7 @@ def vae_loss(
 def _inputs(dl): return dl.one_batch()[:dl.n_inp]
 def _shown(x):
     "An image with its grey values or colours stretched to what can be shown"
-    x = x.detach().float().cpu().as_subclass(Tensor)
+    x = x.detach().float().cpu().as_subclass(Tensor).expand(max(3, len(x)), -1, -1)   # grey as colours, for matplotlib
     return TensorImage((x - x.min())/(x.max() - x.min()).clamp_min(1e-6))
 
 class _ToItself(Callback):
