@@ -389,7 +389,7 @@ class FromNoise(ItemTransform):
         h,w = ((2**math.ceil(math.log2(s)) - s)/2 for s in x.shape[-2:])
         return torch.randn(len(x), self.dim, device=x.device), F.pad(2*x - 1, (math.floor(w),math.ceil(w),math.floor(h),math.ceil(h)), value=-1.)
 
-# %% ../nbs/02_data.ipynb #7a4affce
+# %% ../nbs/02_data.ipynb #0ed920ce
 _turned = dict(A=((-30,-10),(10,30)), B=((-30,-20),(-10,30)), C=((-30,30),(-30,30)))
 def rotation_dls(
     task:str='A', # 'A', 'B' or 'C' (Manifold Mixup, Appendix A)
@@ -403,13 +403,13 @@ def rotation_dls(
     if task not in _turned: raise ValueError(f"rotation_dls: the tasks are 'A', 'B' and 'C', not {task!r}")
     g = np.random.default_rng(seed)
     def made(n, ranges):
-        side = g.integers(2, size=n)                      # to the left or to the right
+        side = g.integers(2, size=n)                      # to the right or to the left
         low,high = np.array(ranges, dtype=float).T
         angle = g.uniform(low[side], high[side])
         y = g.integers(2, size=n) if task == 'C' else side
         seven = y if task == 'C' else np.ones(n)
         return torch.tensor(np.stack([angle/90, 1-seven, seven], 1), dtype=torch.float32), TensorCategory(torch.tensor(y))
-    return tensor_dls(made(n_train, ((-70,-50),(50,80))), made(n_valid, _turned[task]), vocab=['1','7'] if task == 'C' else ['left','right'], bs=bs, val_bs=1000, device=device)
+    return tensor_dls(made(n_train, ((-70,-50),(50,80))), made(n_valid, _turned[task]), vocab=['1','7'] if task == 'C' else ['right','left'], bs=bs, val_bs=1000, device=device)
 
 # %% ../nbs/02_data.ipynb #b307e9b7
 def _per_class(y, n, rng):
