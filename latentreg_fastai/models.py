@@ -295,7 +295,7 @@ def critic_loss(
     "Real images are to be told from generated ones"
     return _is(real_pred, 1.) + _is(fake_pred, 0.)
 
-# %% ../nbs/03_models.ipynb #543fd34c
+# %% ../nbs/03_models.ipynb #c134acce
 class RotatedDigits(Module):
     "Draws images, (N, 1, size, size), from factors, (N, 3): the angle in units of 90°, the share of a 1, the share of a 7"
     def __init__(self,
@@ -325,7 +325,7 @@ def rotation_net(
     n_out:int=2, # Classes
     dense:bool=False, # The 6-layer MLP instead of the small CNN?
 )->nn.Sequential:
-    "`RotatedDigits`, named `draw`, in front of a small CNN"
+    "`RotatedDigits`, named `draw`, in front of a small CNN or an MLP"
     draw = RotatedDigits()
     return nn.Sequential(OrderedDict(draw=draw, net=mlp(draw.size**2, n_out) if dense else small_cnn(1, n_out)))
 

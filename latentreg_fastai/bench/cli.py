@@ -20,7 +20,7 @@ from .run import _keep_memory
 from .suite import *
 from .report import *
 
-# %% ../../nbs/33_bench.cli.ipynb #2f2f7d81
+# %% ../../nbs/33_bench.cli.ipynb #59aa7952
 def speed_settings()->dict: # Name: function that gives the training loader and the network
     "What `latentreg speed` times"
     x,y = torch.randn(6000, 1, 28, 28), torch.randint(0, 10, (6000,))
@@ -56,7 +56,7 @@ def speed(
         seconds = []
         for _ in range(rounds):
             next(ticks, None)
-            seconds.append({m: _step_seconds(make, m) for m in ('baseline','baseline again',*dict.fromkeys(r for n in names for r in (*_beside.get(n, ()),n)))})
+            seconds.append({m: _step_seconds(make, m) for m in ('baseline','baseline again',*(_beside[n] for n in names if n in _beside),*names)})
         df = pd.DataFrame(seconds)
         res[setting] = {**df.div(df.baseline, axis=0).median().drop('baseline'), 'baseline, ms a step': df.baseline.median()*1e3}
     next(ticks, None)
@@ -71,7 +71,7 @@ class _Pass(Callback):
         with nullcontext() if self.extra else evaluating(model), torch.no_grad(): model(self.x)
 
 # what a method cannot do without: a step with it and no more
-_beside = {'VarMixup': ['baseline + VAE pass'], 'SemiSupervisedMixup': ['baseline + pseudo-label pass']}
+_beside = {'VarMixup': 'baseline + VAE pass', 'SemiSupervisedMixup': 'baseline + pseudo-label pass'}
 def _made(method, dl):
     vae = lambda: MMDVAE(*dl.one_batch()[0].shape[1:3])
     special = {'VarMixup': lambda: VarMixup(vae()), 'baseline + VAE pass': lambda: _Pass(vae().eval()),

@@ -84,7 +84,7 @@ class _Remedy(ITRA):
 # %% ../../nbs/30_bench.run.ipynb #02a689a6
 _special = {'ITRA-c remedy': _Remedy}
 
-# %% ../../nbs/30_bench.run.ipynb #1023cf27
+# %% ../../nbs/30_bench.run.ipynb #49281838
 class _Classification:
     "A classifier, judged by its error rate"
     figure = 'error %'
@@ -114,6 +114,7 @@ class _GAN(_Classification):
     def loaders(self, dls): dls.add_tfms([FromNoise()], 'after_batch'); return dls
     def network(self, make, x, dls): return make(*dls.one_batch()[1].shape[1:3], **self.run['net_args'])
     def learner(self, dls, model, loss_func=None, **kwargs):
+        if loss_func is not None: raise ValueError(f"a GAN has losses of its own: {self.run['method']} is for other tasks")
         return GANLearner(dls, *model, generator_loss, critic_loss, switcher=FixedGANSwitcher(n_crit=1, n_gen=1), switch_eval=False, **kwargs)
     def figures(self, learn):
         judge,real,error = _judge(json.dumps([self.run[k] for k in ('data','data_args')]))
@@ -172,7 +173,7 @@ def _dropout(model, p):
     parent,_,child = name.rpartition('.')
     setattr(model.get_submodule(parent), child, nn.Sequential(nn.Dropout(p), last))
 
-# %% ../../nbs/30_bench.run.ipynb #986ae636
+# %% ../../nbs/30_bench.run.ipynb #083bfada
 _vaes = {}
 def _vae(run, dls):
     "An autoencoder trained on the images of `dls`; rows of a suite that have the same data and seed share it"
@@ -185,7 +186,9 @@ def _vae(run, dls):
 def _given(run, dls, unlabeled):
     "What the run's method is given besides its own arguments"
     if run['method'] == 'VarMixup': return dict(vae=_vae(run, dls))
-    return dict(unlabeled=unlabeled) if run['method'] == 'SemiSupervisedMixup' else {}
+    if run['method'] != 'SemiSupervisedMixup': return {}
+    if unlabeled is None: raise ValueError('SemiSupervisedMixup needs unlabelled data: give `labeled`, the number of training samples that keep their labels')
+    return dict(unlabeled=unlabeled)
 
 # %% ../../nbs/30_bench.run.ipynb #21fbcefa
 def trained(

@@ -11,10 +11,10 @@ from ..core import _check_number
 from fastai.basics import *
 from fastai.vision.gan import GANModule
 
-# %% ../../nbs/17_callback.gan.ipynb #5c19799f
+# %% ../../nbs/17_callback.gan.ipynb #f2a76f73
 class GANMixup(WeightedTerm):
     "Add the loss of a GAN's critic on mixtures of real and fake images (Manifold Mixup, Eqs. 8 to 11)"
-    _fake = None
+    _fake,_site,_n = None,None,0
     def __init__(self,
         alpha:float=.5, # λ is drawn uniformly from (0, alpha); above 0, up to 1
         layers=None, # Eligible layers of the critic besides the input, as `ManifoldMixup` takes them; by default its first two stages, `[]` for the input alone
@@ -79,7 +79,6 @@ class GANMixup(WeightedTerm):
         pred = pred.float() if pred.dtype in (torch.float16,torch.bfloat16) else pred
         return self.loss_func(pred, y.view(-1, *[1]*(pred.ndim-1)).expand_as(pred).to(pred))
 
-    _site,_n = None,0
     def after_batch(self):
         super().after_batch()
         self._fake = None
