@@ -10,8 +10,9 @@ __all__ = ['deformations', 'corruptions', 'PixelSpace', 'fgsm', 'pgd', 'rotate',
 from .viz import *
 from .metrics import *
 from .metrics import _act_of,_double,_log,_nll
-from .core import *
-from .data import *
+from .layers import *
+from .callback.core import *
+from .data.load import *
 from fastai.vision.all import *
 import torchvision.transforms.v2.functional as TF
 
