@@ -15,8 +15,8 @@ from fastai.basics import *
 
 # %% ../../nbs/14_callback.baselines.ipynb #10b070fd
 class CenterLoss(ClasswiseCallback):
-    "Pull each sample's features towards a centre of its class that follows them: L_C = ½ mean_i ‖z_i − c_{y_i}‖² (Wen et al. 2016, Eqs. 2 to 4)"
-    _can_do_without = False
+    "Pull features towards a centre of their class, which follows them: L_C = ½ mean_i ‖z_i − c_{y_i}‖² (Wen et al. 2016, Eqs. 2 to 4)"
+    needs_labels = True
     def __init__(self,
         weight:float|Callable=.1, # λ, 0 or more, or a schedule of it
         lr:float=.5, # Rate at which centres follow (the paper's α), above 0 and up to 1
@@ -25,11 +25,10 @@ class CenterLoss(ClasswiseCallback):
         labels:int|Callable=None, # Where the labels are, if they are not the first target: a position in `yb`, or a function of the learner
     ):
         super().__init__(weight, layer, n_classes=n_classes, labels=labels)
-        self.lr,self.centers = check_number(self, 'lr', lr, above=True),None
-        if lr > 1: raise self._error(f'`lr` is a share of the way to the mean, up to 1, not {lr!r}')
+        self.lr,self.centers = check_share(self, 'lr', lr, above=True),None
 
     @property
-    def label(self): return 'center'
+    def column(self): return 'center'
 
     def reset(self): self.centers = None
 
@@ -45,7 +44,7 @@ class CenterLoss(ClasswiseCallback):
         return away.square().sum(1).mean()/2
 
     def state_dict(self): return dict(centers=None if self.centers is None else self.centers.cpu())
-    def load_state_dict(self, state): self.centers,self._restored = state['centers'],True
+    def load_state_dict(self, state): self.centers = state['centers']
 
 # %% ../../nbs/14_callback.baselines.ipynb #5a93cd8f
 class DisturbLabel(LayerCallback):
@@ -55,20 +54,19 @@ class DisturbLabel(LayerCallback):
         p:float=.1, # Probability, 0 to 1 (the paper's noise rate α)
         n_classes:int=None, # K; by default from the data loaders, else the largest label and one
     ):
-        store_attr()
-        if not (isinstance(p, (int,float)) and 0 <= p <= 1): raise self._error(f'`p` is a probability, 0 to 1, not {p!r}')
-        self._check_n_classes()
+        self.p = check_share(self, 'p', p)
+        self.n_classes = n_classes if n_classes is None else check_whole(self, 'n_classes', n_classes)
 
     def setup(self):
         super().setup()
-        self.K = self._find_n_classes()
+        self.K = self.find_n_classes()
         if self.K is not None or self.p == 0: return
         try: self.K = int(labels_of(self.dls.train).max()) + 1
         except ValueError: raise self._error('the number of classes is not known from the data loaders: give `n_classes`') from None
 
     def before_batch(self):
         if self.p == 0 or not len(self.yb): return
-        self._check_labels(self.yb[0], 'it')
+        self.check_labels(self.yb[0], 'it')
         y = self.yb[0]
         disturbed,other = self.rng.random(len(y)) < self.p,self.rng.integers(self.K, size=len(y))
         disturbed,other = (torch.from_numpy(t).to(y.device, non_blocking=True).view(y.shape) for t in (disturbed,other))
@@ -85,11 +83,11 @@ class WeightL1(WeightedTerm):
         self.layer = layer
 
     @property
-    def label(self): return 'weight_l1'
+    def column(self): return 'weight_l1'
 
     def setup(self):
         super().setup()
-        layers = [self.model] if self.layer is None else [m for _,m in self._find(get_layers, self.layer)]
+        layers = [self.model] if self.layer is None else [s.module for s in self.find_sites(self.layer)]
         self._weights = list({id(p): p for m in layers for p in m.parameters() if p.ndim > 1 and p.requires_grad}.values())
         if not self._weights: raise self._error(f'layer={self.layer!r} has no weights that are trained')
 

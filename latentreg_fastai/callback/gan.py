@@ -8,6 +8,7 @@ __all__ = ['GANMixup']
 # %% ../../nbs/17_callback.gan.ipynb #18a1a36b
 from ..layers import *
 from .core import *
+from .mixing import check_something_to_mix
 from fastai.basics import *
 from fastai.vision.gan import GANModule
 
@@ -17,68 +18,74 @@ class GANMixup(WeightedTerm):
     _fake,_site,_n = None,None,0
     def __init__(self,
         alpha:float=.5, # λ is drawn uniformly from (0, alpha); above 0, up to 1
-        layers=None, # Eligible layers of the critic besides the input, as `ManifoldMixup` takes them; by default its first two stages, `[]` for the input alone
+        layers=None, # Eligible layers of the critic besides the input: by default its first two stages, `[]` for the input alone
         input_mixup:bool=True, # Is the input eligible too?
         weight:float|Callable=1., # Of the term: 0 or more, or a schedule of it
         loss_func:Callable=F.binary_cross_entropy_with_logits, # Of the critic's output and targets of its shape
     ):
         super().__init__(weight)
         store_attr('alpha,layers,input_mixup,loss_func')
-        if check_number(self, 'alpha', alpha, above=True) > 1: raise self._error(f'`alpha` is the highest share of the first image, up to 1, not {alpha!r}')
-        if not input_mixup and is_listy(layers) and not len(layers): raise self._error('there is nothing to mix with layers=[] and input_mixup=False')
+        check_share(self, 'alpha', alpha, above=True)
+        check_something_to_mix(self, layers, input_mixup)
 
     @property
-    def label(self): return 'critic_mixup'
+    def column(self): return 'critic_mixup'
 
     def setup(self):
         super().setup()
-        if not isinstance(self.model, GANModule) or not hasattr(self.learn, 'gan_trainer'):
-            raise self._error(f'it regularises the critic of a GAN, and the model of this learner is a {type(self.model).__name__}: make the learner with GANLearner', TypeError)
         self._sites = None
+        if isinstance(self.model, GANModule) and hasattr(self.learn, 'gan_trainer'): return
+        raise self._error(f'it regularises the critic of a GAN, and the model of this learner is a {type(self.model).__name__}: '
+                          'make the learner with GANLearner', TypeError)
 
     def begin(self):
         "In a step of the critic, where the inputs are the real images"
-        if self.model.gen_mode: return
+        super().begin()
+        if self.model.gen_mode: self.hooks.rest(); return
         if self._sites is None:
-            try: self._sites = mixing_sites(self.model.critic, self.xb, 'first' if self.layers is None else self.layers, self.input_mixup)
+            try: self._sites = mixing_sites(self.model.critic, self.xb, self.layers, self.input_mixup)
             except ValueError as e: raise self._error(f'layers={self.layers!r}: {e}') from None
-        fresh,self._fake,self._n = not self._handles,None,0
-        self._watch(self._sites, self._mix_at)
-        if fresh: self._handles.append(self.model.generator.register_forward_hook(self._keep))
+        self._fake,self._n = None,0
+        made = self.watch(self._sites, self._mix_at)
+        if made: self.hooks.handles.append(self.model.generator.register_forward_hook(self._keep))
 
     def _keep(self, generator, noise, images):
-        if self._armed and self.training: self._fake = images.detach()
-
-    def pairs(self,
-        real:Tensor, # (N, ...)
-        fake:Tensor, # The same shape
-    )->tuple: # First and second images, (N, ...), and the share of the real one in their mixture, (N,)
-        "A real and a fake image, a fake and a real one, or two fake ones, for each row by chance (Eq. 9)"
-        kind = torch.from_numpy(self.rng.integers(3, size=len(real))).to(real.device, non_blocking=True)
-        first,second = kind == 0,kind == 1                # which of the two is real
-        tall = lambda t: t.view(-1, *[1]*(real.ndim-1))
-        y = first*self.lam + second*(1-self.lam)
-        return torch.where(tall(first), real, fake), torch.where(tall(second), real, fake.roll(1, 0)), y.to(real.dtype)
-
-    def _mix_at(self, site, z):
-        "λ·h(x₁) + (1−λ)·h(x₂) where both go through the critic together; its other passes have half as many rows"
-        if site is self._site and len(z) == 2*self._n: return torch.lerp(z[self._n:], z[:self._n], self.lam)
-
-    def value(self):
-        "ℓ(d_k(λ·h_k(x₁) + (1−λ)·h_k(x₂)), y)"
-        if self._fake is None: raise self._error("the critic's loss generated no images: it needs a loss that calls the generator, as GANLearner's does")
-        self.lam = self.alpha*self.rng.random()
-        self._site = self._sites[int(len(self._sites)*self.rng.random())]
-        real = self.xb[0]
-        self._n = len(real)
-        x1,x2,y = self.pairs(real, self._fake)
-        self._open = True
-        try: pred = self.model.critic(torch.cat([x1, x2]))
-        finally: self._open = False
-        if len(pred) != self._n: raise self._error(f'the critic gave {len(pred)} outputs for {self._n} mixed images: not all of its signal passes {self._site}, choose other `layers`')
-        pred = pred.float() if pred.dtype in (torch.float16,torch.bfloat16) else pred
-        return self.loss_func(pred, y.view(-1, *[1]*(pred.ndim-1)).expand_as(pred).to(pred))
+        if self.hooks.armed and self.training: self._fake = images.detach()
 
     def after_batch(self):
         super().after_batch()
         self._fake = None
+
+# %% ../../nbs/17_callback.gan.ipynb #fe05344d
+@patch
+def pairs(self:GANMixup,
+    real:Tensor, # (N, ...)
+    fake:Tensor, # The same shape
+)->tuple: # First and second images, (N, ...), and the share of the real one in their mixture, (N,)
+    "A real and a fake image, a fake and a real one, or two fake ones, for each row by chance (Eq. 9)"
+    kind = torch.from_numpy(self.rng.integers(3, size=len(real))).to(real.device, non_blocking=True)
+    first,second = kind == 0,kind == 1                # which of the two is real
+    tall = lambda t: t.view(-1, *[1]*(real.ndim-1))
+    y = first*self.lam + second*(1-self.lam)
+    return torch.where(tall(first), real, fake), torch.where(tall(second), real, fake.roll(1, 0)), y.to(real.dtype)
+
+@patch
+def _mix_at(self:GANMixup, site, z):
+    "λ·h(x₁) + (1−λ)·h(x₂) where both go through the critic together; its other passes have half as many rows"
+    if site is self._site and len(z) == 2*self._n: return torch.lerp(z[self._n:], z[:self._n], self.lam)
+
+@patch
+def value(self:GANMixup):
+    "ℓ(d_k(λ·h_k(x₁) + (1−λ)·h_k(x₂)), y)"
+    if self._fake is None:
+        raise self._error("the critic's loss generated no images: it needs a loss that calls the generator, as GANLearner's does")
+    self.lam = self.alpha*self.rng.random()
+    self._site = self._sites[int(len(self._sites)*self.rng.random())]
+    real = self.xb[0]
+    self._n = len(real)
+    x1,x2,y = self.pairs(real, self._fake)
+    with self.hooks.now(): pred = self.model.critic(torch.cat([x1, x2]))
+    if len(pred) != self._n: raise self._error(f'the critic gave {len(pred)} outputs for {self._n} mixed images: '
+                                               f'not all of its signal passes {self._site}, choose other `layers`')
+    pred = pred.float() if pred.dtype in (torch.float16,torch.bfloat16) else pred
+    return self.loss_func(pred, y.view(-1, *[1]*(pred.ndim-1)).expand_as(pred).to(pred))

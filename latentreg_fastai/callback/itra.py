@@ -16,11 +16,12 @@ from fastai.basics import *
 # %% ../../nbs/13_callback.itra.ipynb #6fc13715
 class ITRA(ClasswiseCallback):
     "Align the features of two mini-batches: the loss of the first, plus `weight` × the MMD between both, per class (ITRA, Eqs. 3 to 6)"
+    gathers = False # Ranks are gathered after the two batches are told apart
     def __init__(self,
         weight:float|Callable=0.6, # λ, 0 or more, or a schedule of it
         classwise:bool=True, # The mean of the MMD within each class (ITRA-c, Eq. 5), or, if not, that of the whole (Eq. 3)
         layer=None, # Where the features are: a layer as `get_layer` takes it (its output); by default the input of the last `nn.Linear`
-        source:str='dataset', # The second batch: `'dataset'`, one loaded beside the first; `'split'`, the second half of the first; `'queue'`, features of earlier batches
+        source:str='dataset', # The second batch: loaded beside the first, `'split'` from it, or, with `'queue'`, features of earlier batches
         sigma:float|Callable=None, # Bandwidth σ > 0, or a function of the squared distances of all pairs; by default their median
         warmup:float=0.2, # The share of training before the weight rises from 0
         squared:bool=False, # MMD², without the root?
@@ -32,74 +33,56 @@ class ITRA(ClasswiseCallback):
         item_labels=None, # For `matched`: one integer for each training item, where `labels_of` cannot find them
     ):
         super().__init__(weight, layer, classwise, n_classes, labels)
-        store_attr('source,sigma,warmup,squared,separate,matched,queue_len,item_labels')
-        if source not in ('dataset','split','queue'): raise self._error(f"`source` is 'dataset', 'split' or 'queue', not {source!r}")
-        if not (isinstance(warmup, (int,float)) and 0 <= warmup < 1): raise self._error(f'`warmup` is a share of training, 0 or more and below 1, not {warmup!r}')
-        if not (isinstance(queue_len, int) and queue_len > 0): raise self._error(f'`queue_len` must be a whole number above 0, not {queue_len!r}')
+        store_attr('source,sigma,warmup,squared,separate,matched,item_labels')
+        check_choice(self, 'source', source, ('dataset','split','queue'))
+        check_share(self, 'warmup', warmup, below_one=True)
+        self.queue_len = check_whole(self, 'queue_len', queue_len)
         if not (sigma is None or callable(sigma)): check_number(self, 'sigma', sigma, above=True)
         for k in ('separate','matched'):
             if getattr(self, k) and source != 'dataset': raise self._error(f"`{k}=True` is for source='dataset'")
-        self._queue = []
+        self._queue,self.rows_per_label = [],2 if source == 'dataset' else 1
 
     @property
-    def label(self): return 'itra_c' if self.classwise else 'itra'
+    def column(self): return 'itra_c' if self.classwise else 'itra'
 
-    def weight_at(self, i): return 0. if self.share_at(i) < self.warmup else super().weight_at(i)
+    def companions(self):
+        "The second batch, loaded beside the first where it does not come from it"
+        if self.source != 'dataset': return []
+        self.rows = LoadedRows(self, "use source='split' or source='queue'", self.paired, per_sample=1 if self.separate else 2)
+        return [self.rows]
 
-    # what `ExtraRows` asks
-    @property
-    def adds_rows(self): return self.source == 'dataset' and (callable(self.weight) or self.weight > 0)
-    beside = "use source='split' or source='queue'"
-    def more_rows(self, dl):
-        try: return PairedDL(dl, self.matched, self.item_labels, active=lambda i: self.weight_at(i) > 0)
+    def paired(self, dl):
+        "The loader of both batches; there is no second one while the weight is 0"
+        try: return PairedDL(dl, self.matched, self.item_labels, active=self.acts_in)
         except (TypeError,ValueError) as e: raise type(e)(str(e).replace('`labels', '`item_labels')) from None   # as they are called here
-    def rows_out(self, n): return n if self.separate else 2*n
-
-    def _more_companions(self):
-        self._rows = ExtraRows(self)
-        return [self._rows]*(self.source == 'dataset')
 
     def reset(self): self._queue = []
-
-    def _is_ours(self, x): return super()._is_ours(x) or (self.separate and self._rows._more is not None and x is self._rows._more[0])
-
-    def after_pred(self):
-        "The second batch on its own: normalised by its own statistics, which enter the running ones as well"
-        if not (self._armed and self.separate): return
-        self._open = True
-        try: get_model(self.model)(*self._rows._more)
-        finally: self._open = False
-
-    def value(self):
-        if self.separate:
-            n = len(self._zs)//2
-            self._zs = [torch.cat(two) for two in zip(self._zs[:n], self._zs[n:])]
-        return super().value()
-
-    def _rows_seen(self): return super()._rows_seen()*(2 if self.source == 'dataset' else 1)
-    def _inputs(self, z): return (z,*self._targets())                # ranks are gathered after the batches are told apart
-
-    def penalty(self, z, *yb):
-        "The MMD between two batches, or its mean per class; 0 where there is no second"
-        y = yb[0].view(-1) if self.classwise else torch.zeros(len(z), dtype=torch.long, device=z.device)
-        z1,y1,z2,y2 = getattr(self, f'_by_{self.source}')(z, y)
-        if not len(z1) or not len(z2): return z.sum()*0
-        z1,y1,z2,y2 = map(self.global_batch, (z1,y1,z2,y2))
-        if self.classwise: return classwise_mmd(z1, y1, z2, y2, self.K, self.sigma, self.squared)
-        return mmd(z1, z2, self.sigma, self.squared)
-
-    def _by_dataset(self, z, y):
-        n = self._rows.n
-        return z[:n], y[:n], z[n:], self.find_labels(self._rows._more, self._rows.y_more).view(-1) if self.classwise else y[n:]
-
-    def _by_split(self, z, y):
-        n = len(z)//2
-        return z[:n], y[:n], z[n:], y[n:]
-
-    def _by_queue(self, z, y):
-        earlier = [(a.to(z.device),b.to(z.device)) for a,b in self._queue] or [(z[:0],y[:0])]
-        self._queue = [*self._queue, (z.detach(),y)][-self.queue_len:]
-        return z, y, *map(torch.cat, zip(*earlier))
-
     def state_dict(self): return dict(queue=[(z.cpu(),y.cpu()) for z,y in self._queue])
-    def load_state_dict(self, state): self._queue,self._restored = state['queue'],True
+    def load_state_dict(self, state): self._queue = state['queue']
+
+# %% ../../nbs/13_callback.itra.ipynb #328490be
+@patch
+def penalty(self:ITRA, z, *yb):
+    "The MMD between two batches, or its mean per class; 0 where there is no second"
+    y = yb[0].view(-1) if self.classwise else torch.zeros(len(z), dtype=torch.long, device=z.device)
+    z1,y1,z2,y2 = getattr(self, f'_by_{self.source}')(z, y)
+    if not len(z1) or not len(z2): return z.sum()*0
+    z1,y1,z2,y2 = map(self.global_batch, (z1,y1,z2,y2))
+    if self.classwise: return classwise_mmd(z1, y1, z2, y2, self.K, self.sigma, self.squared)
+    return mmd(z1, z2, self.sigma, self.squared)
+
+@patch
+def _by_dataset(self:ITRA, z, y):
+    n = self.rows.n
+    return z[:n], y[:n], z[n:], self.find_labels(self.rows.inputs, self.rows.targets).view(-1) if self.classwise else y[n:]
+
+@patch
+def _by_split(self:ITRA, z, y):
+    n = len(z)//2
+    return z[:n], y[:n], z[n:], y[n:]
+
+@patch
+def _by_queue(self:ITRA, z, y):
+    earlier = [(a.to(z.device),b.to(z.device)) for a,b in self._queue] or [(z[:0],y[:0])]
+    self._queue = [*self._queue, (z.detach(),y)][-self.queue_len:]
+    return z, y, *map(torch.cat, zip(*earlier))

@@ -12,19 +12,21 @@ from fastai.basics import *
 
 # %% ../../nbs/11_callback.moments.ipynb #a3ce8cdd
 class VarianceRegularizer(ClasswiseCallback):
-    "Penalise the variance of a layer's units: cw-VR within each class, or, with `classwise=False`, VR over the batch (class-wise paper, Table 1)"
+    "Penalise the variance of a layer's units: within each class (cw-VR), or, with `classwise=False`, over the batch (VR; Table 1)"
     @property
-    def label(self): return 'cw_vr' if self.classwise else 'vr'
+    def column(self): return 'cw_vr' if self.classwise else 'vr'
 
-    def penalty(self, z, *yb): return classwise_variance_penalty(z, yb[0].view(-1), self.K) if self.classwise else variance_penalty(z)
+    def penalty(self, z, *yb):
+        return classwise_variance_penalty(z, yb[0].view(-1), self.K) if self.classwise else variance_penalty(z)
 
 # %% ../../nbs/11_callback.moments.ipynb #3eabb7e4
 class CovarianceRegularizer(ClasswiseCallback):
-    "Penalise the covariance of a layer's units: cw-CR within each class, or, with `classwise=False`, CR over the batch (class-wise paper, Table 1)"
+    "Penalise the covariance of a layer's units: within each class (cw-CR), or, with `classwise=False`, over the batch (CR; Table 1)"
     @property
-    def label(self): return 'cw_cr' if self.classwise else 'cr'
+    def column(self): return 'cw_cr' if self.classwise else 'cr'
 
-    def penalty(self, z, *yb): return classwise_covariance_penalty(z, yb[0].view(-1), self.K) if self.classwise else covariance_penalty(z)
+    def penalty(self, z, *yb):
+        return classwise_covariance_penalty(z, yb[0].view(-1), self.K) if self.classwise else covariance_penalty(z)
 
 # %% ../../nbs/11_callback.moments.ipynb #cd904569
 class ActivationL1(LatentCallback):
@@ -35,6 +37,6 @@ class ActivationL1(LatentCallback):
     ): super().__init__(weight, layer)
 
     @property
-    def label(self): return 'act_l1'
+    def column(self): return 'act_l1'
 
     def penalty(self, z, *yb): return activation_l1(z)

@@ -30,12 +30,12 @@ def pair_distance(
 # %% ../../nbs/18_callback.monitor.ipynb #7657d479
 class _Measure(TermCallback):
     "A column in the table and a line in `recorder.terms`, for what a monitor measures"
-    def __init__(self, label): self._label = label
+    def __init__(self, column): self._column = column
     @property
-    def label(self): return self._label
+    def column(self): return self._column
 
 class LatentMonitor(LayerCallback):
-    "Record the distance of same-class pairs from two batches (ITRA, Fig. 1) and the class-wise variance of a layer; training is not touched"
+    "Record how far same-class pairs of two batches lie apart (ITRA, Fig. 1) and the class-wise variance of a layer, without touching training"
     order = MixHandler.order-1   # sees a batch before any other callback changes it
     _stateattrs = LayerCallback._stateattrs + ('_before','_now')
     _before,_now = None,None   # inputs and labels of two batches
@@ -45,9 +45,9 @@ class LatentMonitor(LayerCallback):
         normalize:bool=True, # The distance relative to that of all pairs?
         n_classes:int=None, # K; by default from the data loaders, else the width of the model's output
     ):
-        store_attr()
-        if not (isinstance(every, int) and every > 0): raise self._error(f'`every` must be a whole number of steps above 0, not {every!r}')
-        self._check_n_classes()
+        store_attr('layer,normalize')
+        self.every = check_whole(self, 'every', every)
+        self.n_classes = n_classes if n_classes is None else check_whole(self, 'n_classes', n_classes)
 
     def _join(self, learn):
         self._measures = [_Measure('pair_distance'),_Measure('cw_variance')]
@@ -56,8 +56,9 @@ class LatentMonitor(LayerCallback):
 
     def setup(self):
         super().setup()
-        self._site,self.K = self._find_site(),self._find_n_classes()
-        if len(self.dls.train) < 2: raise self._error('an epoch has one batch, and there is no other to compare it with: use a smaller `bs`')
+        self._site,self.K = self.find_sites(self.layer)[-1],self.find_n_classes()
+        if len(self.dls.train) > 1: return
+        raise self._error('an epoch has one batch, and there is no other to compare it with: use a smaller `bs`')
 
     def before_train(self):
         super().before_train()
@@ -66,12 +67,14 @@ class LatentMonitor(LayerCallback):
     def before_batch(self):
         self._before,self._now = self._now,None
         if not len(self.yb): return
-        self._check_labels(self.yb[0], 'watching classes')
-        if (self.train_iter+1) % self.every in (0,self.every-1): self._now = map_tensors(torch.clone, self.xb),self.yb[0].view(-1).clone()   # others may change them in place
+        self.check_labels(self.yb[0], 'watching classes')
+        if (self.train_iter+1) % self.every not in (0,self.every-1): return
+        self._now = map_tensors(torch.clone, self.xb),self.yb[0].view(-1).clone()   # others may change them in place
 
     def after_pred(self):
-        more = next((cb for cb in self.learn.cbs if isinstance(cb, ExtraRows) and cb.y_more is not None), None)
-        if self._now is not None and more: self._now = tuple(more.part(b)[0] for b in self._now)
+        "The rows that were loaded beside the batch are no part of it"
+        more = next((cb for cb in self.learn.cbs if isinstance(cb, LoadedRows) and cb.targets is not None), None)
+        if self._now is not None and more: self._now = more.own_part(self._now)
 
     def after_step(self):
         "Measure between this batch and the one before"
@@ -79,17 +82,15 @@ class LatentMonitor(LayerCallback):
         with plain_tensors(), evaluating(self.model), torch.no_grad():
             (z1,y1),(z2,y2) = ((self._look(x),y) for x,y in (self._before,self._now))
             if self.K is None: self.K = self.pred.shape[1]
-            for m,v in zip(self._measures, (pair_distance(z1, y1, z2, y2, self.normalize), classwise_variance_penalty(z2, y2, self.K))): m.term = v
+            values = pair_distance(z1, y1, z2, y2, self.normalize), classwise_variance_penalty(z2, y2, self.K)
+        for m,v in zip(self._measures, values): m.term = v
 
     def _look(self, xb):
         "The features of a batch"
-        found = []
-        handle = self._site.hook(lambda z: found.append(z.detach()))
-        try: self.model(*xb)
-        finally: handle.remove()
-        if not found: raise self._error(f'the forward pass never reached {self._site}; choose another layer, see latent_layers(model, *xb)')
-        self._check_rows(self._site, found[-1], len(xb[0]))
-        return found[-1]
+        try: z = self._site.features(self.model, *xb)
+        except ValueError as e: raise self._error(e) from None
+        self.check_rows(self._site, z, len(xb[0]))
+        return z
 
     def after_train(self):
         super().after_train()

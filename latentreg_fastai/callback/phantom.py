@@ -26,74 +26,80 @@ class PhantomEmbedding(TermCallback):
         labels=None, # For `'dataset'`: one integer for each training item, where `labels_of` cannot find them
     ):
         store_attr()
+        self.k = check_whole(self, 'k', k)
         check_number(self, 'alpha', alpha, above=True)
-        if not (isinstance(k, (int,np.integer)) and k >= 1): raise self._error(f'`k` must be a whole number of 1 or more, not {k!r}')
-        if source not in ('dataset','batch'): raise self._error(f"`source` is 'dataset' or 'batch', not {source!r}")
+        check_choice(self, 'source', source, ('dataset','batch'))
         if aggregate != 'mean' and not callable(aggregate): raise self._error(f"`aggregate` is 'mean' or a function, not {aggregate!r}")
 
-    # what `ExtraRows` asks: k rows a sample go in, two come out
     @property
-    def adds_rows(self): return self.k > 1
-    beside = 'a phantom is the mean of one class: take one of the two'
-    def more_rows(self, dl):
-        if self.source == 'batch': return None
+    def column(self): return 'phantom'
+    @property
+    def is_on(self): return self.k > 1
+
+    def companions(self):
+        "The partners, loaded beside the batch; or phantoms, which arise at the layer"
+        instead = 'a phantom is the mean of one class: take one of the two'
+        self.rows = InnerRows(self, instead) if self.source == 'batch' else LoadedRows(self, instead, self.clusters)
+        return [self.rows]
+
+    def clusters(self, dl):
+        "The loader of micro-clusters: the user's own, if it is one"
         own = undistributed(dl)
         if not isinstance(own, MicroClusterDL): return MicroClusterDL(dl, self.k, self.labels)
         if own.size != self.k: raise self._error(f'the training loader has clusters of {own.size}, and `k` is {self.k}')
         return own
-    def rows_out(self, n): return 2*n
-
-    def _more_companions(self):
-        self._rows = ExtraRows(self)
-        return [self._rows]*self.adds_rows
-
-    @property
-    def label(self): return 'phantom'
 
     def setup(self):
         super().setup()
-        self._site,self._impure,self._passes = self._find_site(),[],False
+        self._site,self._impure,self._checked = self.find_sites(self.layer)[-1],[],False
 
     def before_batch(self):
-        self._armed = False
-        if not self.adds_rows or not len(self.yb): return
-        self._check_labels(self.yb[0], 'a phantom is the mean of one class: it')
-        if not self._passes: self._check_signal(self._site)
-        self._passes = True                                  # asked once a fit
+        self.hooks.rest()
+        if not self.is_on or not len(self.yb): return
+        self.check_labels(self.yb[0], 'a phantom is the mean of one class: it')
+        if not self._checked: self.check_signal(self._site)
+        self._checked = True                                 # once a fit
         self.share = 0. if self.naive else self.rng.beta(self.alpha, self.alpha)   # α in Eq. 3
         y = self.yb[0].view(-1)
         if self.source == 'batch': self._order = torch.from_numpy(self.rng.permutation(len(y))).to(y.device, non_blocking=True)
-        self._watch([self._site], self._add_phantoms)
+        self.watch([self._site], self.add_phantoms)
 
-    def _add_phantoms(self, site, z):
+    def add_phantoms(self, site, z):
         "Main and phantom embeddings, (2N, ...), in place of those of all members"
-        n = self._rows.n
-        self._check_rows(site, z, n if self.source == 'batch' else n*self.k)
+        n,rows = self.rows.n,self.rows.rows_in
+        if len(z) != rows: self.check_rows(site, z, rows)
         return torch.cat([z[:n], self.phantoms(z, n)])
 
-    def phantoms(self,
-        z:Tensor, # Embeddings, the main ones first, then the partners of each in turn; with `source='batch'` the main ones alone
-        n:int, # Main samples N
-    )->Tensor: # φ′, (N, ...)
-        "The phantom embedding of every cluster"
-        if self.source == 'batch': clusters = z[batch_clusters(self.yb[0].view(-1), self._order, self.k)]
-        else: clusters = torch.cat([z[:n,None], z[n:].view(n, self.k-1, *z.shape[1:])], 1)
-        if self.aggregate == 'mean': return clusters.mean(1)
-        res,want = self.aggregate(clusters),z[:n].shape
-        if getattr(res, 'shape', None) == want: return res
-        raise self._error(f'`aggregate` must make {tuple(want)} of clusters of shape {tuple(clusters.shape)}, and gave {tuple(res.shape) if isinstance(res, Tensor) else repr(res)}')
+# %% ../../nbs/12_callback.phantom.ipynb #00033f41
+@patch
+def phantoms(self:PhantomEmbedding,
+    z:Tensor, # Embeddings, the main ones first, then the partners of each in turn; with `source='batch'` the main ones alone
+    n:int, # Main samples N
+)->Tensor: # φ′, (N, ...)
+    "The phantom embedding of every cluster"
+    if self.source == 'batch': clusters = z[batch_clusters(self.yb[0].view(-1), self._order, self.k)]
+    else: clusters = torch.cat([z[:n,None], z[n:].view(n, self.k-1, *z.shape[1:])], 1)
+    if self.aggregate == 'mean': return clusters.mean(1)
+    res,want = self.aggregate(clusters),z[:n].shape
+    if getattr(res, 'shape', None) == want: return res
+    got = tuple(res.shape) if isinstance(res, Tensor) else repr(res)
+    raise self._error(f'`aggregate` must make {tuple(want)} of clusters of shape {tuple(clusters.shape)}, and gave {got}')
 
-    def after_loss(self):
-        if not self._armed: return
-        self._check_reached(self._site)
-        with plain_tensors():
-            term = self.loss_func(self._rows.pred_more, *self.yb)
-            self.learn.loss_grad = self.loss_grad + (1-self.share)*(term - self.loss)
-            self.term = term.detach()
-            if self.source == 'dataset': self._impure.append((self._rows.y_more[0].view(-1, self.k-1) != self.yb[0].view(-1,1)).any())
+@patch
+def after_loss(self:PhantomEmbedding):
+    "α·(the loss of the main samples) + (1−α)·(the loss of the phantoms)"
+    if not self.hooks.armed: return
+    self.check_reached(self._site)
+    with plain_tensors():
+        term = self.loss_func(self.rows.outputs, *self.yb)
+        self.learn.loss_grad = self.loss_grad + (1-self.share)*(term - self.loss)
+        self.term = term.detach()
+        if self.source == 'dataset': self._impure.append((self.rows.targets[0].view(-1, self.k-1) != self.yb[0].view(-1,1)).any())
 
-    def after_train(self):
-        "Clusters of several classes are noticed here, where reading from the device costs one wait an epoch"
-        super().after_train()
-        impure,self._impure = self._impure,[]
-        if impure and torch.stack(impure).any(): raise self._error('clusters held more than one class: the labels that the loader sampled by are not the targets it gives; pass `labels=`')
+@patch
+def after_train(self:PhantomEmbedding):
+    "Clusters of several classes are noticed here, where reading from the device costs one wait an epoch"
+    super(PhantomEmbedding, self).after_train()
+    impure,self._impure = self._impure,[]
+    if not impure or not torch.stack(impure).any(): return
+    raise self._error('clusters held more than one class: the loader sampled by other labels than the targets it gives; pass `labels=`')

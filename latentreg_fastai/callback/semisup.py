@@ -16,7 +16,7 @@ from fastai.basics import *
 
 # %% ../../nbs/16_callback.semisup.ipynb #6f1ea4c5
 class SemiSupervisedMixup(LayerMixing, WeightedTerm):
-    "Mix labelled batches, and beside each an unlabelled one with the model's own soft outputs as targets (Manifold Mixup, Algorithms 1 to 3)"
+    "Mix labelled batches, and unlabelled ones with the model's own soft outputs as targets (Manifold Mixup, Algorithms 1 to 3)"
     def __init__(self,
         unlabeled, # A fastai or torch loader of samples like the labelled ones, with targets, which are ignored, or without
         alpha_labeled:float=.1, # λ ~ Beta(alpha, alpha) for labelled batches, above 0
@@ -31,82 +31,89 @@ class SemiSupervisedMixup(LayerMixing, WeightedTerm):
         store_attr('unlabeled,alpha_unlabeled,rampup')
         self.alpha,self._batches = check_number(self, 'alpha_labeled', alpha_labeled, above=True),None
         check_number(self, 'alpha_unlabeled', alpha_unlabeled, above=True)
-        if not (isinstance(rampup, (int,float)) and 0 <= rampup <= 1): raise self._error(f'`rampup` is a share of training, 0 to 1, not {rampup!r}')
-        if isinstance(unlabeled, (DataLoaders,Tensor,torch.utils.data.Dataset)) or not hasattr(unlabeled, '__iter__'):
-            raise self._error(f"`unlabeled` must be a loader of batches, as semisup_dls gives one{', or dls.train' if isinstance(unlabeled, DataLoaders) else ''}, not {type(unlabeled).__name__}", TypeError)
+        check_share(self, 'rampup', rampup)
+        if hasattr(unlabeled, '__iter__') and not isinstance(unlabeled, (DataLoaders,Tensor,torch.utils.data.Dataset)): return
+        which = 'semisup_dls gives one' + (', or dls.train' if isinstance(unlabeled, DataLoaders) else '')
+        raise self._error(f'`unlabeled` must be a loader of batches, as {which}, not {type(unlabeled).__name__}', TypeError)
 
     @property
-    def label(self): return 'consistency'
+    def column(self): return 'consistency'
 
     def weight_at(self, i):
         "w·exp(−5(1 − t/rampup)²), t being the share of training that is done"
         t = min(1, self.share_at(i)/self.rampup) if self.rampup else 1
         return super().weight_at(i)*math.exp(-5*(1-t)**2)
 
-    # what `ExtraRows` asks
-    @property
-    def adds_rows(self): return callable(self.weight) or self.weight > 0
-    beside = 'take one of the two'
-    def _more_companions(self):
-        self._rows = ExtraRows(self)
-        return [self._rows]
-    def more_rows(self, dl): return None
-    def rows_out(self, n): return n if not self._rows._more else n + len(self._rows._more[0])
-    def more_inputs(self):
-        "The inputs of the next unlabelled batch"
-        if self.weight_at(self.iter) == 0: return ()
-        if self._batches is None: self._batches = Endless(self.unlabeled, int(self._rng(rank_distrib()).integers(2**32)))
-        try: b = tuplify(next(self._batches))
-        except ValueError as e: raise self._error(e) from None
-        xu = tuple(b[:len(self.xb)])
-        shapes = [[tuple(t.shape[1:]) for t in tensors_in(x)] for x in (self.xb,xu)]
-        if shapes[0] != shapes[1]: raise self._error(f'unlabelled inputs have the shapes {shapes[1]}, labelled ones {shapes[0]}: both must be alike')
-        return map_tensors(lambda u,x: u.to(x), xu, self.xb)    # their device and precision
+    def companions(self):
+        self.rows = BroughtRows(self, 'take one of the two', self.next_unlabeled)
+        return [self.rows]
 
     def reset(self): self._batches = None
-
-    def before_batch(self):
-        if not len(self.yb): raise self._error("the learner's training loader gives no targets: it is to hold the labelled samples, and `unlabeled` the others, see semisup_dls")
-        self._w = self.weight_at(self.iter)
-        super().before_batch()
-        if not self._armed or self._w == 0: return
-        own = self.lam,self.shift
-        self.draw(len(self._rows._more[0]), self.alpha_unlabeled)
-        self._second = self.lam,self.shift,self.draw_site()
-        self.lam,self.shift = own
-    def _only_site(self): return None
-
-    def _mix_second(self, t):
-        lam,shift,_ = self._second
-        return torch.lerp(t.roll(shift, 0), t, lam)
-
-    def _mix_at(self, site, z):
-        "The labelled rows are mixed at one place, the unlabelled ones at another"
-        self._check_mixable(site, z, self.rows_out(self._n))
-        own,more = z[:self._n],z[self._n:]
-        if site is self._site: own = self.mix(own)
-        if len(more) and site is self._second[2]: more = self._mix_second(more)
-        return torch.cat([own, more])
-
-    def after_loss(self):
-        super().after_loss()                              # of the labelled rows
-        if self._w: WeightedTerm.after_loss(self)
-
-    def soft(self, pred):
-        "Outputs as probabilities, by the loss's activation"
-        pred = first(tensors_in(pred))
-        if pred.dtype in (torch.float16,torch.bfloat16): pred = pred.float()
-        return getattr(self.loss_func, 'activation', partial(F.softmax, dim=1))(pred)
-
-    @torch.no_grad()
-    def pseudo_labels(self)->Tensor: # (M, K)
-        "What the model makes of the unlabelled rows as they are"
-        with evaluating(get_model(self.model)) as model: return self.soft(model(*self._rows._more))
-
-    def value(self):
-        "‖soft(pred of mixed rows) − mixed pseudo-labels‖², a mean over samples and classes"
-        return F.mse_loss(self.soft(self._rows.pred_more), self._mix_second(self.pseudo_labels()))
-
     def state_dict(self): return {} if self._batches is None else dict(seed=self._batches.start, drawn=self._batches.drawn)
-    def load_state_dict(self, state):
-        self._batches,self._restored = Endless(self.unlabeled, **state) if state else None, True
+    def load_state_dict(self, state): self._batches = Endless(self.unlabeled, **state) if state else None
+
+# %% ../../nbs/16_callback.semisup.ipynb #88d11959
+@patch
+def next_unlabeled(self:SemiSupervisedMixup)->tuple: # Empty while the weight is 0
+    "The inputs of the next unlabelled batch"
+    if not self.acts_in(self.iter): return ()
+    if self._batches is None: self._batches = Endless(self.unlabeled, int(self._rng(rank_distrib()).integers(2**32)))
+    try: b = tuplify(next(self._batches))
+    except ValueError as e: raise self._error(e) from None
+    xu = tuple(b[:len(self.xb)])
+    shapes = [[tuple(t.shape[1:]) for t in tensors_in(x)] for x in (self.xb,xu)]
+    if shapes[0] == shapes[1]: return map_tensors(lambda u,x: u.to(x), xu, self.xb)   # their device and precision
+    raise self._error(f'unlabelled inputs have the shapes {shapes[1]}, labelled ones {shapes[0]}: both must be alike')
+
+@patch
+def before_batch(self:SemiSupervisedMixup):
+    if not len(self.yb): raise self._error("the learner's training loader gives no targets: it is to hold the labelled samples, "
+                                           'and `unlabeled` the others, see semisup_dls')
+    self._w = self.weight_at(self.iter)
+    super(SemiSupervisedMixup, self).before_batch()
+    if not self.hooks.armed or self._w == 0: return
+    own = self.lam,self.shift
+    self.draw(len(self.rows.inputs[0]), self.alpha_unlabeled)
+    self._second = self.lam,self.shift,self.draw_site()
+    self.lam,self.shift = own
+
+@patch
+def only_site(self:SemiSupervisedMixup): return None
+
+@patch
+def _mix_second(self:SemiSupervisedMixup, t):
+    lam,shift,_ = self._second
+    return torch.lerp(t.roll(shift, 0), t, lam)
+
+@patch
+def mix_at(self:SemiSupervisedMixup, site, z):
+    "The labelled rows are mixed at one place, the unlabelled ones at another"
+    self.check_mixable(site, z, self.rows.rows_in)
+    own,more = z[:self._n],z[self._n:]
+    if site is self._site: own = self.mix(own)
+    if len(more) and site is self._second[2]: more = self._mix_second(more)
+    return torch.cat([own, more])
+
+# %% ../../nbs/16_callback.semisup.ipynb #c3f22280
+@patch
+def after_loss(self:SemiSupervisedMixup):
+    super(SemiSupervisedMixup, self).after_loss()         # of the labelled rows
+    if self._w: WeightedTerm.after_loss(self)
+
+@patch
+def soft(self:SemiSupervisedMixup, pred):
+    "Outputs as probabilities, by the loss's activation"
+    pred = first(tensors_in(pred))
+    if pred.dtype in (torch.float16,torch.bfloat16): pred = pred.float()
+    return getattr(self.loss_func, 'activation', partial(F.softmax, dim=1))(pred)
+
+@patch
+@torch.no_grad()
+def pseudo_labels(self:SemiSupervisedMixup)->Tensor: # (M, K)
+    "What the model makes of the unlabelled rows as they are"
+    with evaluating(get_model(self.model)) as model: return self.soft(model(*self.rows.inputs))
+
+@patch
+def value(self:SemiSupervisedMixup):
+    "‖soft(pred of mixed rows) − mixed pseudo-labels‖², a mean over samples and classes"
+    return F.mse_loss(self.soft(self.rows.outputs), self._mix_second(self.pseudo_labels()))

@@ -17,15 +17,18 @@ class VarMixup(MixingCallback):
     _stateattrs = MixingCallback._stateattrs + ('_vae',)
     _vae = None
     def __init__(self,
-        vae:nn.Module, # A trained autoencoder with `encode` and `decode`, as `fit_vae` gives one; decoded images have the shape and scale of the learner's
+        vae:nn.Module, # A trained autoencoder with `encode` and `decode`, as `fit_vae` gives one, for images of the learner's shape and scale
         alpha:float=1., # λ ~ Beta(alpha, alpha), above 0
         p:float=1., # The share of batches that are treated so
     ):
         store_attr('vae,alpha,p')
         check_number(self, 'alpha', alpha, above=True)
-        if not (isinstance(p, (int,float)) and 0 <= p <= 1): raise self._error(f'`p` is a share of batches, 0 to 1, not {p!r}')
+        check_share(self, 'p', p)
         lacks = [k for k in ('encode','decode') if not callable(getattr(vae, k, None))]
-        if lacks or not isinstance(vae, nn.Module): raise self._error(f"`vae` must be a module with `encode` and `decode`, as fit_vae(dls) gives one; this {type(vae).__name__} {'has no ' + ' and no '.join(lacks) if lacks else 'is no nn.Module'}", TypeError)
+        if isinstance(vae, nn.Module) and not lacks: return
+        why = 'has no ' + ' and no '.join(lacks) if lacks else 'is no nn.Module'
+        raise self._error(f'`vae` must be a module with `encode` and `decode`, as fit_vae(dls) gives one; '
+                          f'this {type(vae).__name__} {why}', TypeError)
 
     def setup(self):
         super().setup()
@@ -40,17 +43,18 @@ class VarMixup(MixingCallback):
         with torch.no_grad(), plain_tensors():
             z = self._code(self._vae.encode(x.to(dtype)), len(x))
             out = first(tensors_in(self._vae.decode(self.mix(z))))
-            if getattr(out, 'shape', None) != x.shape: raise self._error(f"the decoder gave {tuple(out.shape) if out is not None else 'no tensor'} for images of {tuple(x.shape)}: it must give images of the learner's shape")
-            return out.to(x.dtype)
+            if getattr(out, 'shape', None) == x.shape: return out.to(x.dtype)
+        got = 'no tensor' if out is None else tuple(out.shape)
+        raise self._error(f"the decoder gave {got} for images of {tuple(x.shape)}: it must give images of the learner's shape")
 
     def _code(self, out, n):
         z = first(tensors_in(out))
-        if z is None or len(z) != n: raise self._error(f"the encoder gave {'no tensor' if z is None else f'{len(z)} codes'} for {n} images: it must give one code an image")
-        return z
+        if z is not None and len(z) == n: return z
+        got = 'no tensor' if z is None else f'{len(z)} codes'
+        raise self._error(f'the encoder gave {got} for {n} images: it must give one code an image')
 
     def before_batch(self):
-        self._armed = False
-        if not (self.xb and isinstance(self.x, Tensor) and self.x.is_floating_point()): raise self._error('it needs a batch of images, floating numbers that an autoencoder can take', TypeError)
+        if not (self.xb and isinstance(self.x, Tensor) and self.x.is_floating_point()):
+            raise self._error('it needs a batch of images, floating numbers that an autoencoder can take', TypeError)
         if self.rng.random() >= self.p or not self.begin_mixing(): return
         self.learn.xb = (retain_type(self.decoded(self.x), self.x), *self.xb[1:])
-        self._armed = True
