@@ -165,7 +165,8 @@ def _check_tests(tests):
     known = {t: k for k,ts in robustness_tests().items() for t in ts}
     names = list(known) if tests is None else [tests] if isinstance(tests, str) else list(tests)
     bad = [t for t in names if t not in known and t not in known.values()]
-    if bad: raise ValueError(f"robustness: there is no test {', '.join(map(repr, bad))}; there are {', '.join([*robustness_tests(),*known])}")
+    if bad: raise ValueError(f"robustness: there is no test {', '.join(map(repr, bad))}; "
+                             f"there are {', '.join([*robustness_tests(),*known])}")
     return [t for t in known if t in names or known[t] in names]
 
 def _check_eps(eps):
