@@ -1,8 +1,11 @@
-"One import for users: `from latentreg_fastai.all import *`"
-from .stats import *
-from .core import *
-from .data import *
-from .models import *
+"What a user's script needs: `from latentreg_fastai.all import *`"
+from .layers import get_layer,get_layers,latent_layers
+from .callback.core import LatentCallback,ClasswiseCallback,WeightedTerm,TermCallback,LayerCallback
+from .callback.mixing import MixingCallback,LayerMixing
+from .callback.rows import *
+from .callback.resume import *
+from .data.load import *
+from .data.groups import *
 from .callback.mixup import *
 from .callback.moments import *
 from .callback.phantom import *
@@ -12,6 +15,7 @@ from .callback.varmixup import *
 from .callback.semisup import *
 from .callback.gan import *
 from .callback.monitor import *
+from .vae import *
 from .viz import *
 from .metrics import *
 from .robustness import *

@@ -6,8 +6,9 @@
 __all__ = ['LatentInterpretation', 'LatentComparison']
 
 # %% ../nbs/23_interpret.ipynb #63cff8d1
-from .core import *
-from .data import *
+from .layers import *
+from .callback.core import *
+from .data.load import *
 from .metrics import *
 from .metrics import activation_of,is_labels,sample_nll,to_double
 from .stats import *
@@ -108,7 +109,7 @@ class LatentInterpretation(Interpretation):
         "Gather features, probabilities and targets of `dl` in one pass"
         if not (isinstance(memory, (int,float)) and memory > 0):
             raise ValueError(f'LatentInterpretation: `memory` must be gigabytes above 0, not {memory!r}')
-        try: site = Site.all(learn.model, layer)[-1]
+        try: site = Site.named(learn.model, layer)[-1]
         except ValueError as e: raise ValueError(f'LatentInterpretation: layer={layer!r}: {e}') from None
         dl,act = learn.dls[ds_idx] if dl is None else dl,activation_of(learn, act)
         with untouched(learn, seed), no_augment(dl):

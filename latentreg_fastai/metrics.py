@@ -8,6 +8,7 @@ __all__ = ['calibration_bins', 'expected_calibration_error', 'negative_log_likel
 
 # %% ../nbs/21_metrics.ipynb #44415a0a
 from .stats import *
+from .callback.core import *
 from fastai.basics import *
 
 # %% ../nbs/21_metrics.ipynb #d52df51d
@@ -63,10 +64,6 @@ def _gap(bins):
     "The gap between confidence and accuracy, averaged over samples"
     return float((bins[:,0]*(bins[:,1] - bins[:,2]).abs()).sum()/bins[:,0].sum())
 
-def _check_bins(name, n_bins):
-    if not (isinstance(n_bins, int) and n_bins > 0): raise ValueError(f'{name}: `n_bins` must be a whole number above 0, not {n_bins!r}')
-    return n_bins
-
 # %% ../nbs/21_metrics.ipynb #cb49c9b6
 def calibration_bins(
     probs:Tensor, # Probabilities, (N, K), as `learn.get_preds()` returns them
@@ -75,7 +72,8 @@ def calibration_bins(
     adaptive:bool=False, # Bins of equal size, not of equal width?
 )->pd.DataFrame: # A row for each bin that holds samples: count, confidence (its mean), accuracy
     "Mean confidence and accuracy in bins of confidence: the points of a reliability diagram"
-    bins = _bins(_confidence(*_check_probs('calibration_bins', probs, targets)), _check_bins('calibration_bins', n_bins), adaptive)
+    name = 'calibration_bins'
+    bins = _bins(_confidence(*_check_probs(name, probs, targets)), check_whole(name, 'n_bins', n_bins), adaptive)
     return pd.DataFrame(bins.cpu().numpy(), columns=['count','confidence','accuracy']).astype({'count': int})
 
 def expected_calibration_error(
@@ -86,7 +84,7 @@ def expected_calibration_error(
 )->float: # From 0 to 1
     "Σ_b n_b/N |acc_b − conf_b|: the mean gap between confidence and accuracy (Guo et al. 2017, Eq. 3)"
     name = 'expected_calibration_error'
-    return _gap(_bins(_confidence(*_check_probs(name, probs, targets)), _check_bins(name, n_bins), adaptive))
+    return _gap(_bins(_confidence(*_check_probs(name, probs, targets)), check_whole(name, 'n_bins', n_bins), adaptive))
 
 # %% ../nbs/21_metrics.ipynb #317a98b5
 def log_probs(p):
@@ -152,7 +150,7 @@ class ECE(_ProbabilityMetric):
         act=None, # Turns predictions into probabilities; by default the loss function's `activation`, else a softmax
     ):
         super().__init__(act)
-        self.n_bins,self.adaptive = _check_bins('ECE', n_bins),adaptive
+        self.n_bins,self.adaptive = check_whole(self, 'n_bins', n_bins),adaptive
     _of = staticmethod(_confidence)
     def _reduce(self, t): return _gap(_bins(t, self.n_bins, self.adaptive)) if t.isfinite().all() else math.nan
 
@@ -283,7 +281,7 @@ def characteristics(
 )->dict: # The rows of the table above
     "The characteristics of a layer in Table 5 of the class-wise paper, in our reading, with two further measures"
     z,y = _check_features('characteristics', z, y)
-    if not 0 <= share <= 1: raise ValueError(f'characteristics: `share` is from 0 to 1, not {share!r}')
+    check_share('characteristics', 'share', share)
     least = lambda n: max(2, share*n)
     some,pos = z,z > 0
     res = dict(amplitude=float(torch.where(pos, z, 0).sum(dtype=torch.float64)/pos.sum()))

@@ -10,8 +10,9 @@ __all__ = ['deformations', 'corruptions', 'PixelSpace', 'fgsm', 'pgd', 'rotate',
 from .viz import *
 from .metrics import *
 from .metrics import activation_of,kind_of,log_probs,sample_nll,to_double
-from .core import *
-from .data import *
+from .layers import *
+from .callback.core import *
+from .data.load import *
 from fastai.vision.all import *
 import torchvision.transforms.v2.functional as TF
 
@@ -170,10 +171,8 @@ def _check_tests(tests):
     return [t for t in known if t in names or known[t] in names]
 
 def _check_eps(eps):
-    eps = list(eps) if is_iter(eps) and not isinstance(eps, str) else [eps]
-    if any(not (isinstance(e, (int,float,np.number)) and 0 <= e <= 1) for e in eps):
-        raise ValueError(f'robustness: `eps` are steps in units of the pixel range, from 0 to 1, not {eps!r}')
-    return eps
+    eps = eps if is_iter(eps) and not isinstance(eps, str) else [eps]
+    return [check_share('robustness', 'eps', e) for e in eps]
 
 def _check_levels(levels):
     known,levels = [*deformations,*corruptions],levels or {}
@@ -195,7 +194,7 @@ def robustness(
 )->pd.DataFrame: # A row for each test and level: kind, test, level, n, error and accuracy (0 to 1), nll
     "Error and NLL of `learn` on attacked, deformed and corrupted images; the learner is left as it was"
     names,eps,levels = _check_tests(tests),_check_eps(eps),_check_levels(levels)
-    if not (isinstance(steps, int) and steps > 0): raise ValueError(f'robustness: `steps` must be a whole number above 0, not {steps!r}')
+    steps = check_whole('robustness', 'steps', steps)
     if plot and not set(names) - {'unbounded_pgd'}: raise ValueError('robustness: of PGD without a bound alone there is nothing to draw')
     dl,act = learn.dls.valid if dl is None else dl,activation_of(learn)
     space,unbounded = PixelSpace(dl),{'steps': 200, 'step': .01, **(unbounded or {})}

@@ -10,9 +10,11 @@ import argparse,platform,sys
 from contextlib import nullcontext
 import latentreg_fastai
 from fastai.vision.all import *
-from ..data import *
-from ..models import *
-from ..core import *
+from ..data.load import *
+from ..data.groups import *
+from ..papers import *
+from ..layers import *
+from ..callback.core import *
 from ..callback.varmixup import *
 from ..callback.semisup import *
 from .run import *

@@ -19,9 +19,11 @@ from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.fp16 import AMPMode
 from fastai.vision.gan import GANLearner,FixedGANSwitcher
 from torchvision.utils import save_image
-from ..core import *
-from ..data import *
-from ..models import *
+from ..layers import *
+from ..callback.core import *
+from ..data.load import *
+from ..data.groups import *
+from ..papers import *
 from ..stats import *
 from ..metrics import *
 from ..robustness import *

@@ -6,9 +6,10 @@
 __all__ = ['CenterLoss', 'DisturbLabel', 'WeightL1']
 
 # %% ../../nbs/14_callback.baselines.ipynb #e637620a
-from ..core import *
-from ..core import _check_number
-from ..data import *
+from .core import *
+from ..layers import *
+from ..data.load import *
+from ..data.groups import *
 from ..stats import *
 from fastai.basics import *
 
@@ -24,7 +25,7 @@ class CenterLoss(ClasswiseCallback):
         labels:int|Callable=None, # Where the labels are, if they are not the first target: a position in `yb`, or a function of the learner
     ):
         super().__init__(weight, layer, n_classes=n_classes, labels=labels)
-        self.lr,self.centers = _check_number(self, 'lr', lr, above=True),None
+        self.lr,self.centers = check_number(self, 'lr', lr, above=True),None
         if lr > 1: raise self._error(f'`lr` is a share of the way to the mean, up to 1, not {lr!r}')
 
     @property

@@ -6,8 +6,8 @@
 __all__ = ['GANMixup']
 
 # %% ../../nbs/17_callback.gan.ipynb #18a1a36b
-from ..core import *
-from ..core import _check_number
+from ..layers import *
+from .core import *
 from fastai.basics import *
 from fastai.vision.gan import GANModule
 
@@ -24,7 +24,7 @@ class GANMixup(WeightedTerm):
     ):
         super().__init__(weight)
         store_attr('alpha,layers,input_mixup,loss_func')
-        if _check_number(self, 'alpha', alpha, above=True) > 1: raise self._error(f'`alpha` is the highest share of the first image, up to 1, not {alpha!r}')
+        if check_number(self, 'alpha', alpha, above=True) > 1: raise self._error(f'`alpha` is the highest share of the first image, up to 1, not {alpha!r}')
         if not input_mixup and is_listy(layers) and not len(layers): raise self._error('there is nothing to mix with layers=[] and input_mixup=False')
 
     @property

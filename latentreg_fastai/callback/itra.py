@@ -6,9 +6,10 @@
 __all__ = ['ITRA']
 
 # %% ../../nbs/13_callback.itra.ipynb #f05aa019
-from ..core import *
-from ..core import _unwrap,_check_number
-from ..data import *
+from .core import *
+from .rows import *
+from ..data.load import *
+from ..data.groups import *
 from ..stats import *
 from fastai.basics import *
 
@@ -35,7 +36,7 @@ class ITRA(ClasswiseCallback):
         if source not in ('dataset','split','queue'): raise self._error(f"`source` is 'dataset', 'split' or 'queue', not {source!r}")
         if not (isinstance(warmup, (int,float)) and 0 <= warmup < 1): raise self._error(f'`warmup` is a share of training, 0 or more and below 1, not {warmup!r}')
         if not (isinstance(queue_len, int) and queue_len > 0): raise self._error(f'`queue_len` must be a whole number above 0, not {queue_len!r}')
-        if not (sigma is None or callable(sigma)): _check_number(self, 'sigma', sigma, above=True)
+        if not (sigma is None or callable(sigma)): check_number(self, 'sigma', sigma, above=True)
         for k in ('separate','matched'):
             if getattr(self, k) and source != 'dataset': raise self._error(f"`{k}=True` is for source='dataset'")
         self._queue = []
@@ -66,7 +67,7 @@ class ITRA(ClasswiseCallback):
         "The second batch on its own: normalised by its own statistics, which enter the running ones as well"
         if not (self._armed and self.separate): return
         self._open = True
-        try: _unwrap(self.model)(*self._rows._more)
+        try: get_model(self.model)(*self._rows._more)
         finally: self._open = False
 
     def value(self):

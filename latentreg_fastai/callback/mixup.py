@@ -6,8 +6,9 @@
 __all__ = ['ManifoldMixup']
 
 # %% ../../nbs/10_callback.mixup.ipynb #2d4c04bc
-from ..core import *
-from ..core import _check_number
+from ..layers import *
+from .core import *
+from .mixing import *
 from fastai.basics import *
 
 # %% ../../nbs/10_callback.mixup.ipynb #bf4e858a
@@ -22,7 +23,7 @@ class ManifoldMixup(LayerMixing):
     ):
         super().__init__(layers, input_mixup)
         store_attr('alpha,per_item,stop_grad')
-        _check_number(self, 'alpha', alpha, above=True)
+        check_number(self, 'alpha', alpha, above=True)
 
     def mix(self, t):
         "λ·t_i + (1−λ)·t_j, row j being `shift` rows before i"

@@ -6,8 +6,9 @@
 __all__ = ['pair_distance', 'LatentMonitor']
 
 # %% ../../nbs/18_callback.monitor.ipynb #01e4517f
-from ..core import *
-from ..core import _map
+from ..layers import *
+from .core import *
+from .rows import *
 from ..stats import *
 from fastai.basics import *
 from fastai.callback.mixup import MixHandler
@@ -66,7 +67,7 @@ class LatentMonitor(LayerCallback):
         self._before,self._now = self._now,None
         if not len(self.yb): return
         self._check_labels(self.yb[0], 'watching classes')
-        if (self.train_iter+1) % self.every in (0,self.every-1): self._now = _map(torch.clone, self.xb),self.yb[0].view(-1).clone()   # others may change them in place
+        if (self.train_iter+1) % self.every in (0,self.every-1): self._now = map_tensors(torch.clone, self.xb),self.yb[0].view(-1).clone()   # others may change them in place
 
     def after_pred(self):
         more = next((cb for cb in self.learn.cbs if isinstance(cb, ExtraRows) and cb.y_more is not None), None)

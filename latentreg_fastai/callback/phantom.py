@@ -6,9 +6,10 @@
 __all__ = ['PhantomEmbedding']
 
 # %% ../../nbs/12_callback.phantom.ipynb #e637620a
-from ..core import *
-from ..core import _check_number
-from ..data import *
+from .core import *
+from .rows import *
+from ..data.load import *
+from ..data.groups import *
 from ..stats import *
 from fastai.basics import *
 
@@ -25,7 +26,7 @@ class PhantomEmbedding(TermCallback):
         labels=None, # For `'dataset'`: one integer for each training item, where `labels_of` cannot find them
     ):
         store_attr()
-        _check_number(self, 'alpha', alpha, above=True)
+        check_number(self, 'alpha', alpha, above=True)
         if not (isinstance(k, (int,np.integer)) and k >= 1): raise self._error(f'`k` must be a whole number of 1 or more, not {k!r}')
         if source not in ('dataset','batch'): raise self._error(f"`source` is 'dataset' or 'batch', not {source!r}")
         if aggregate != 'mean' and not callable(aggregate): raise self._error(f"`aggregate` is 'mean' or a function, not {aggregate!r}")

@@ -6,9 +6,12 @@
 __all__ = ['SemiSupervisedMixup']
 
 # %% ../../nbs/16_callback.semisup.ipynb #43e055b2
-from ..core import *
-from ..core import _check_number,_map,_tensors,_unwrap
-from ..data import *
+from ..layers import *
+from .core import *
+from .mixing import *
+from .rows import *
+from ..data.load import *
+from ..data.groups import *
 from fastai.basics import *
 
 # %% ../../nbs/16_callback.semisup.ipynb #6f1ea4c5
@@ -26,8 +29,8 @@ class SemiSupervisedMixup(LayerMixing, WeightedTerm):
         LayerMixing.__init__(self, layers, input_mixup)
         WeightedTerm.__init__(self, weight)
         store_attr('unlabeled,alpha_unlabeled,rampup')
-        self.alpha,self._batches = _check_number(self, 'alpha_labeled', alpha_labeled, above=True),None
-        _check_number(self, 'alpha_unlabeled', alpha_unlabeled, above=True)
+        self.alpha,self._batches = check_number(self, 'alpha_labeled', alpha_labeled, above=True),None
+        check_number(self, 'alpha_unlabeled', alpha_unlabeled, above=True)
         if not (isinstance(rampup, (int,float)) and 0 <= rampup <= 1): raise self._error(f'`rampup` is a share of training, 0 to 1, not {rampup!r}')
         if isinstance(unlabeled, (DataLoaders,Tensor,torch.utils.data.Dataset)) or not hasattr(unlabeled, '__iter__'):
             raise self._error(f"`unlabeled` must be a loader of batches, as semisup_dls gives one{', or dls.train' if isinstance(unlabeled, DataLoaders) else ''}, not {type(unlabeled).__name__}", TypeError)
@@ -56,9 +59,9 @@ class SemiSupervisedMixup(LayerMixing, WeightedTerm):
         try: b = tuplify(next(self._batches))
         except ValueError as e: raise self._error(e) from None
         xu = tuple(b[:len(self.xb)])
-        shapes = [[tuple(t.shape[1:]) for t in _tensors(x)] for x in (self.xb,xu)]
+        shapes = [[tuple(t.shape[1:]) for t in tensors_in(x)] for x in (self.xb,xu)]
         if shapes[0] != shapes[1]: raise self._error(f'unlabelled inputs have the shapes {shapes[1]}, labelled ones {shapes[0]}: both must be alike')
-        return _map(lambda u,x: u.to(x), xu, self.xb)    # their device and precision
+        return map_tensors(lambda u,x: u.to(x), xu, self.xb)    # their device and precision
 
     def reset(self): self._batches = None
 
@@ -91,14 +94,14 @@ class SemiSupervisedMixup(LayerMixing, WeightedTerm):
 
     def soft(self, pred):
         "Outputs as probabilities, by the loss's activation"
-        pred = first(_tensors(pred))
+        pred = first(tensors_in(pred))
         if pred.dtype in (torch.float16,torch.bfloat16): pred = pred.float()
         return getattr(self.loss_func, 'activation', partial(F.softmax, dim=1))(pred)
 
     @torch.no_grad()
     def pseudo_labels(self)->Tensor: # (M, K)
         "What the model makes of the unlabelled rows as they are"
-        with evaluating(_unwrap(self.model)) as model: return self.soft(model(*self._rows._more))
+        with evaluating(get_model(self.model)) as model: return self.soft(model(*self._rows._more))
 
     def value(self):
         "‖soft(pred of mixed rows) − mixed pseudo-labels‖², a mean over samples and classes"

@@ -6,8 +6,9 @@
 __all__ = ['VarMixup']
 
 # %% ../../nbs/15_callback.varmixup.ipynb #1f925600
-from ..core import *
-from ..core import _check_number,_tensors
+from ..layers import *
+from .core import *
+from .mixing import *
 from fastai.basics import *
 
 # %% ../../nbs/15_callback.varmixup.ipynb #dc4b30ee
@@ -21,7 +22,7 @@ class VarMixup(MixingCallback):
         p:float=1., # The share of batches that are treated so
     ):
         store_attr('vae,alpha,p')
-        _check_number(self, 'alpha', alpha, above=True)
+        check_number(self, 'alpha', alpha, above=True)
         if not (isinstance(p, (int,float)) and 0 <= p <= 1): raise self._error(f'`p` is a share of batches, 0 to 1, not {p!r}')
         lacks = [k for k in ('encode','decode') if not callable(getattr(vae, k, None))]
         if lacks or not isinstance(vae, nn.Module): raise self._error(f"`vae` must be a module with `encode` and `decode`, as fit_vae(dls) gives one; this {type(vae).__name__} {'has no ' + ' and no '.join(lacks) if lacks else 'is no nn.Module'}", TypeError)
@@ -38,12 +39,12 @@ class VarMixup(MixingCallback):
         dtype = next((p.dtype for p in self._vae.parameters()), x.dtype)
         with torch.no_grad(), plain_tensors():
             z = self._code(self._vae.encode(x.to(dtype)), len(x))
-            out = first(_tensors(self._vae.decode(self.mix(z))))
+            out = first(tensors_in(self._vae.decode(self.mix(z))))
             if getattr(out, 'shape', None) != x.shape: raise self._error(f"the decoder gave {tuple(out.shape) if out is not None else 'no tensor'} for images of {tuple(x.shape)}: it must give images of the learner's shape")
             return out.to(x.dtype)
 
     def _code(self, out, n):
-        z = first(_tensors(out))
+        z = first(tensors_in(out))
         if z is None or len(z) != n: raise self._error(f"the encoder gave {'no tensor' if z is None else f'{len(z)} codes'} for {n} images: it must give one code an image")
         return z
 

@@ -1,0 +1,3 @@
+"The papers' data sets, networks and tasks: `from latentreg_fastai.papers import *`"
+from .data import *
+from .networks import *
