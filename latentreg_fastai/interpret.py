@@ -168,7 +168,7 @@ def compare(cls:LatentInterpretation,
 @patch
 def characteristics(self:LatentInterpretation,
     max_units:int=2048, # If there are more units, the rows over pairs use a fixed random subset of this size
-    share:float=0., # Leave out units and pairs that are positive in a smaller share of the samples (of all, or of the class)
+    share:float=0., # Leave out units and pairs positive in a smaller share of the samples (of all, or of a class), or in fewer than two
 )->pd.DataFrame: # A column of figures
     "Table 5 of the class-wise paper for this layer, in our reading, with two further measures: see `characteristics`"
     y = self.targets.view(-1) if self._labelled else None
@@ -313,8 +313,8 @@ def plot_units(self:LatentInterpretation,
 @patch
 def plot_histograms(self:LatentComparison, unit=None, ax=None, figsize=None, ncols=None, **kwargs):
     "`LatentInterpretation.plot_histograms`, a panel for each, with one legend; returns the axes"
-    first = next(iter(self.interps.values()))
-    return self._panels(lambda i,a: i.plot_histograms(unit, ax=a, **{'legend': i is first, **kwargs}), ax, figsize, ncols)
+    lead = next(iter(self.interps.values()))
+    return self._panels(lambda i,a: i.plot_histograms(unit, ax=a, **{'legend': i is lead, **kwargs}), ax, figsize, ncols)
 
 @patch
 def plot_units(self:LatentComparison, i=None, j=None, ax=None, figsize=None, ncols=None, **kwargs):

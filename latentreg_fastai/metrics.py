@@ -277,7 +277,7 @@ def characteristics(
     z:Tensor, # Features after a ReLU, (N, ...)
     y:Tensor=None, # Labels, (N,); without them the rows that need classes are left out
     max_units:int=2048, # If there are more units, the rows over pairs use a fixed random subset of this size
-    share:float=0., # Leave out units and pairs that are positive in a smaller share of the samples (of all, or of the class)
+    share:float=0., # Leave out units and pairs positive in a smaller share of the samples (of all, or of a class), or in fewer than two
 )->dict: # The rows of the table above
     "The characteristics of a layer in Table 5 of the class-wise paper, in our reading, with two further measures"
     z,y = _check_features('characteristics', z, y)
