@@ -7,9 +7,13 @@ def test_a_layer_with_several_outputs():
     class Rnn(nn.Module):
         def __init__(self): super().__init__(); self.rnn,self.fc = nn.LSTM(8,5,batch_first=True),nn.Linear(5,3)
         def forward(self, x): return self.fc(self.rnn(x.squeeze(1))[0][:,-1])
-    learn,seen = new_learner(model=Rnn()),[]
-    learn.fit(1, cbs=[ManifoldMixup(layers='rnn', input_mixup=False), cb := VarianceRegularizer(layer='rnn'), Probe(after_loss=lambda l: seen.append(cb.term.shape), run_valid=False)])
-    assert seen and all(math.isfinite(v) for v in learn.recorder.terms['cw_vr'])
+    learn,mix,cb,seen = new_learner(model=Rnn()),ManifoldMixup(layers='rnn', input_mixup=False),VarianceRegularizer(layer='rnn', classwise=False),[]
+    def look(l):
+        z = l.model.rnn(l.x.squeeze(1))[0]
+        seen.append((l.pred, l.model.fc(mixed(z, mix.lam, mix.shift)[:,-1]), cb.term, variance_penalty(z), variance_penalty(mixed(z, mix.lam, mix.shift))))
+    learn.fit(1, cbs=[cb, mix, Probe(after_loss=look, run_valid=False)])
+    assert len(seen) == 3
+    for pred,of_mixed,term,plain_,mixed_ in seen: torch.testing.assert_close((pred,term), (of_mixed,mixed_), rtol=1e-4, atol=1e-6)
 
 def test_a_layer_that_is_passed_twice():
     "Its penalty is the mean over the passes"
@@ -21,7 +25,7 @@ def test_a_layer_that_is_passed_twice():
         with torch.no_grad(): want.append(torch.stack([variance_penalty(l.model.enc(k*l.x)) for k in (1,2)]).mean())
         got.append(cb.term)
     learn.fit(1, cbs=[cb := VarianceRegularizer(layer='enc', classwise=False), Probe(after_loss=look, run_valid=False)])
-    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(got, want); assert len(got) == 3
 
 def test_a_penalty_without_a_penalty():
     class Nothing(LatentCallback): pass

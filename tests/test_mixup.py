@@ -48,3 +48,4 @@ def test_learn_loss_is_the_mixed_loss():
     def look(l): both.append((l.loss.item(), l.loss_grad.item(), (cb.lam*F.cross_entropy(l.pred, l.y) + (1-cb.lam)*F.cross_entropy(l.pred, l.y.roll(cb.shift))).item()))
     learn.fit(2, 1e-2, cbs=[cb, Probe(after_loss=look, run_valid=False, order=5)])
     for logged,graded,want in both: close([logged,graded], [want]*2, eps=1e-5)
+    assert len(both) == 6

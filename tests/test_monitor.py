@@ -74,10 +74,10 @@ def test_a_watched_run_is_the_same(name):
     make = CALLBACKS[name][0] if name in CALLBACKS else {'MixUp': MixUp, 'CutMix': CutMix, 'none': lambda: []}[name]
     res = []
     for watch in ([],[LatentMonitor(1)],[LatentMonitor(3, layer='0', normalize=False)]):
-        learn = new_learner()
-        learn.fit_one_cycle(2, 1e-2, cbs=[*L(make()),*watch])
+        learn,gs = new_learner(),[]
+        learn.fit_one_cycle(2, 1e-2, cbs=[*L(make()),*watch,Probe(run_valid=False, after_backward=lambda l: gs.append([p.grad.tolist() for p in l.model.parameters()]))])
         names = [n for n in learn.recorder.metric_names if n not in ('pair_distance','cw_variance','pair_distance_2','cw_variance_2')]
-        res.append((weights(learn), [float(l) for l in learn.recorder.losses], [v[:3] for v in learn.recorder.values], random_state(), [p.grad.tolist() for p in learn.model.parameters()], names, [m.training for m in learn.model.modules()], [dl.rng.getstate() for dl in learn.dls.loaders]))
+        res.append((weights(learn), [float(l) for l in learn.recorder.losses], [v[:3] for v in learn.recorder.values], random_state(), gs, names, [m.training for m in learn.model.modules()], [dl.rng.getstate() for dl in learn.dls.loaders]))
     for other in res[1:]: assert same(res[0][0], other[0]) and res[0][1:] == other[1:]
 
 class AlwaysDrops(nn.Module):
@@ -146,7 +146,7 @@ def test_classes_are_counted_by_the_output_where_no_one_tells():
     learn,hand = new_learner(dls=DataLoaders(*(TfmdDL(list(zip(*data(n))), bs=8, shuffle=n > 12, num_workers=0) for n in (24,12)))),ByHand(K=3)
     assert getattr(learn.dls, 'c', None) is None
     learn.fit(1, 1e-2, cbs=[LatentMonitor(1),hand])
-    as_recorded(learn, hand)
+    assert as_recorded(learn, hand) == [1,2]
 
 class Unreached(nn.Module):
     def __init__(self): super().__init__(); self.body,self.never,self.doubled,self.out = nn.Flatten(),nn.Linear(2,2),nn.Identity(),nn.Linear(64,3)

@@ -96,9 +96,6 @@ def test_resumed_within_a_pass(tmp_path):
     look = lambda cb,to: Probe(order=20, run_valid=False, before_batch=lambda l: to.append(cb._rows._more[0].clone()))
     cb = make()
     new_learner(path=tmp_path).fit(4, 1e-2, cbs=[cb, look(cb, whole)])
-    class Cut(Callback):
-        def before_epoch(self):
-            if self.epoch == 2: raise CancelFitException
     new_learner(path=tmp_path).fit(4, 1e-2, cbs=[make(), TrainingSaver('run'), Cut()])
     learn,cb = new_learner(path=tmp_path, seed=9),make()
     learn.load_training('run', cbs=cb).fit(4, 1e-2, cbs=[cb, look(cb, seen)], start_epoch=2)

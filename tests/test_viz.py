@@ -21,8 +21,8 @@ def test_style():
         if b == 0: raise E
         return a+b
     assert f(1) == 3 and f.__name__ == 'f' and f.__doc__ == 'doc' and dict(mpl.rcParams) == before
-    for g in (lambda: f(1, b=0), lambda: plot_points(np.zeros((3,2)), np.zeros(4)), lambda: axes_for([1,2], 3), lambda: plot_lines([0,1], {'a': [1,2,3]})):
-        with pytest.raises(Exception): g()
+    for g,exc,match in ((lambda: f(1, b=0),E,None), (lambda: plot_points(np.zeros((3,2)), np.zeros(4)),IndexError,'boolean index'), (lambda: axes_for([1,2], 3),ValueError,'3 axes are needed'), (lambda: plot_lines([0,1], {'a': [1,2,3]}),ValueError,'first dimension')):
+        with pytest.raises(exc, match=match): g()
         assert dict(mpl.rcParams) == before
     try:
         use_style()
