@@ -1,5 +1,5 @@
 "Shared by all tests: one thread, no windows, which functions are tests, and the choice between slices of the grids and all of them."
-import inspect, os
+import gc, inspect, os
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import matplotlib; matplotlib.use('agg')
 import pytest, torch
@@ -39,3 +39,7 @@ def news():
     from transformers import AutoTokenizer
     return SimpleNamespace(tokenizer=AutoTokenizer.from_pretrained(minilm_path()), dls=agnews_dls(1000, 800, device='cpu'),
                            df=pd.read_csv(fastai_cfg().path('data')/'ag_news_csv'/'test.csv', header=None, names=['label','title','text']))
+
+def pytest_collection_finish(session):
+    "What is there by now stays: a run of the bench collects garbage before it measures memory, which took a second or two with all that the tests import"
+    gc.collect(); gc.freeze()
