@@ -106,12 +106,15 @@ class Site:
 
     def hook(self,
         f:Callable, # Takes the tensor here; what it returns takes its place, `None` leaves it
+        gate=None, # An object that says when, see `BatchHooks`: while its `acting` is true, at the `Site` that its `only` names, or at all
     ): # The hook's handle, which is a context manager too
         "Call `f` at every pass: of an output with its first tensor, of an input with each floating tensor"
+        shut = lambda: gate is not None and (not gate.acting or gate.only not in (None,self))
         keep = lambda t: t if (new := f(t)) is None else new
         each = lambda t: keep(t) if isinstance(t, Tensor) and t.is_floating_point() else t
-        if self.input: return self.module.register_forward_pre_hook(lambda m,args: tuple(each(t) for t in args))
-        return self.module.register_forward_hook(lambda m,args,out: f(out) if isinstance(out, Tensor) else _replace_first(out, keep))
+        def before(m, args): return None if shut() else tuple([each(t) for t in args])
+        def after(m, args, out): return None if shut() else f(out) if isinstance(out, Tensor) else _replace_first(out, keep)
+        return self.module.register_forward_pre_hook(before) if self.input else self.module.register_forward_hook(after)
 
     @contextmanager
     def seen(self):

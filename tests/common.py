@@ -4,7 +4,9 @@ from fastcore.test import test_close
 from fastai.vision.gan import GANLearner,FixedGANSwitcher
 import pytest
 from latentreg_fastai.all import *
-from latentreg_fastai.models import critic_loss,generator_loss
+from latentreg_fastai.callback.core import *
+from latentreg_fastai.layers import *
+from latentreg_fastai.papers import *
 
 # Comparisons
 

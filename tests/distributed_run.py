@@ -46,9 +46,9 @@ def rows(cb, n, seen, cancel=False):
     ids = lambda xb: [number[x.numpy().tobytes()] for x in xb[0]]
     def note(learn):
         if not learn.training: return
-        more = None if isinstance(cb, SemiSupervisedMixup) else getattr(getattr(cb, '_rows', None), '_more', None)   # whose others are of another set
-        seen.append(dict(epoch=learn.epoch, i=learn.iter, n_iter=learn.n_iter, main=ids(learn.xb), y=learn.yb[0].tolist(), n=cb._rows.n if hasattr(cb, '_rows') else 0,
-                         more=None if more is None else ids(more), y_more=None if more is None else cb._rows.y_more[0].tolist()))
+        more = None if isinstance(cb, SemiSupervisedMixup) else getattr(getattr(cb, 'rows', None), 'inputs', None)   # whose others are of another set
+        seen.append(dict(epoch=learn.epoch, i=learn.iter, n_iter=learn.n_iter, main=ids(learn.xb), y=learn.yb[0].tolist(), n=cb.rows.n if hasattr(cb, 'rows') else 0,
+                         more=None if more is None else ids(more), y_more=None if more is None else cb.rows.targets[0].tolist()))
         if cancel: raise CancelBatchException
     return Probe(order=1.5, before_batch=note)
 
@@ -73,8 +73,8 @@ def steps(name):
     learn.remove_cb(Recorder)                             # its smooth loss is in single precision
     def before(learn):
         if not learn.training: return
-        more = getattr(getattr(cb, '_rows', None), '_more', None)
-        res.append(dict(x=learn.xb[0], y=learn.yb[0], x2=more and more[0], y2=more and cb._rows.y_more[0], weights={k: v.clone() for k,v in learn.model.module.state_dict().items()}))
+        more = getattr(getattr(cb, 'rows', None), 'inputs', None)
+        res.append(dict(x=learn.xb[0], y=learn.yb[0], x2=more and more[0], y2=more and cb.rows.targets[0], weights={k: v.clone() for k,v in learn.model.module.state_dict().items()}))
     def after(learn):
         res[-1].update(term=cb.term, grad=[p.grad.clone() for p in learn.model.module.parameters()], share=getattr(cb, 'share', None),
                        centers=cb.centers.clone() if isinstance(cb, CenterLoss) else None)

@@ -103,7 +103,7 @@ def test_a_class_with_one_sample(name):
     y = y.clamp_max(1); y[5] = 2
     learn,cb,seen = new_learner(model=tanh_net(), dls=tensor_dls((x,y), (x,y), bs=8, device='cpu')),NEW[name](**({'k': 3} if 'Phantom' in name else {})),[]
     def look(l):
-        pairs = [(a, b) for a,b,c in zip(l.pred, cb._rows.pred_more, l.y) if c == 2] if 'Phantom' in name else []
+        pairs = [(a, b) for a,b,c in zip(l.pred, cb.rows.outputs, l.y) if c == 2] if 'Phantom' in name else []
         for a,b in pairs: torch.testing.assert_close(a, b)
         seen.append(len(pairs))
     learn.fit(2, 1e-2, cbs=[cb, Probe(order=5, run_valid=False, after_loss=look)])

@@ -3,7 +3,7 @@ import pytest
 import json, socket, subprocess, sys, urllib.error
 from common import *
 
-from latentreg_fastai import data as data_module
+from latentreg_fastai.papers import data as data_module
 from common_bench import *
 
 def command(*args): return subprocess.run([sys.executable, '-W', 'ignore', '-c', 'from latentreg_fastai.bench import main; main()', *map(str, args)], capture_output=True, text=True)

@@ -321,7 +321,7 @@ ACTIONS = {'gather': lambda l,i: from_learner(l), 'gather training': lambda l,i:
 def test_nothing_is_changed(action, make, mode):
     learn,valid = start(make, 'eval')
     i = from_learner(learn, ds_idx=0)
-    if mode != 'eval': learn,valid = start(make, mode); i.learn = learn; i.site = Site.all(learn.model, None)[0]
+    if mode != 'eval': learn,valid = start(make, mode); i.learn = learn; i.site = Site.named(learn.model, None)[0]
     before = state(learn)
     ACTIONS[action](learn, i)
     unchanged(before, state(learn))

@@ -3,7 +3,7 @@ import pytest, timm, torchvision
 from fastai.tabular.all import *
 from fastai.text.models.core import get_text_classifier, AWD_LSTM
 from common import *
-from latentreg_fastai.core import _trace, get_layers
+from latentreg_fastai.layers import *
 
 X = torch.randn(2,3,64,64)
 
@@ -75,7 +75,7 @@ def test_passes_means_that_nothing_goes_round(case):
     set_seed(1)
     model,x = CASES[case][0](),CASES[case][1]
     model.eval()
-    recs = [r for r in _trace(model, (x,)) if r.name.count('.') < 3][:-1]
+    recs = [r for r in trace_layers(model, (x,)) if r.name.count('.') < 3][:-1]
     out = [r for r in recs if not r.out and not isinstance(r.module, nn.Identity)]
     passed,beside = [r for r in recs[::3] if r.out],[r for r in out[::4] if r.name.count('.') > 0 and not r.name.startswith(('fc','classifier','head'))]
     assert passed and beside
@@ -86,7 +86,7 @@ def test_tabular():
     learn = tabular()
     xb = learn.dls.one_batch()[:2]
     assert names(mixing_sites(learn.model, xb)) == ['layers:input','layers.0','layers.1']
-    assert str(Site.all(learn.model, None)[0]) == 'layers.2.0:input'
+    assert str(Site.named(learn.model, None)[0]) == 'layers.2.0:input'
     table = latent_layers(learn.model, *xb)
     assert 'mixup' in table.default['layers:input'] and table.passes['layers:input']
     learn.fit(1, cbs=[ManifoldMixup(), VarianceRegularizer()])

@@ -1,9 +1,9 @@
 "The data sets of the papers and their augmentation: digits, MNIST and CIFAR-10, torchvision's and ImageNet from small files of the real layout, AG's News, turned digits."
 import pickle, pytest, scipy.io, sys, torchvision, urllib.error
 from common import *
-from latentreg_fastai import data as data_module
-from latentreg_fastai.data import MirrorFlip, PadCrop, agnews_dls, cifar10_dls, digits_dls, imagenet_dls, minilm_path, mnist_dls, rotation_dls, torchvision_dls
-from latentreg_fastai.models import minilm, resnet18_32
+from latentreg_fastai.papers import data as data_module
+from latentreg_fastai.papers import MirrorFlip, PadCrop, agnews_dls, cifar10_dls, digits_dls, imagenet_dls, minilm_path, mnist_dls, rotation_dls, torchvision_dls
+from latentreg_fastai.papers import minilm, resnet18_32
 
 # Augmentation
 

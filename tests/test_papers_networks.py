@@ -1,9 +1,9 @@
 "The papers' networks: shapes, parameters counted by hand, and the layers that callbacks are given."
 import pytest
 from common import *
-from latentreg_fastai.data import agnews_dls
-from latentreg_fastai.models import PreActBlock, RotatedDigits, bottleneck_mlp, minilm, mobilenet_v2_32, preact_resnet18, preact_resnet34, preact_resnet152, resnet18_32, vgg13_32, wrn_28_2, wrn_28_10
-from latentreg_fastai.models import CifarBlock, cnn, mlp, resnet20, resnet32, resnet56, resnet110, small_cnn
+from latentreg_fastai.papers import agnews_dls
+from latentreg_fastai.papers import PreActBlock, RotatedDigits, bottleneck_mlp, minilm, mobilenet_v2_32, preact_resnet18, preact_resnet34, preact_resnet152, resnet18_32, vgg13_32, wrn_28_2, wrn_28_10
+from latentreg_fastai.papers import CifarBlock, cnn, mlp, resnet20, resnet32, resnet56, resnet110, small_cnn
 
 RESNETS = {20: resnet20, 32: resnet32, 56: resnet56, 110: resnet110}
 resnets = pytest.mark.parametrize('depth', RESNETS)

@@ -16,7 +16,7 @@ def test_semisup_by_hand(layers, ubs):
     learn = new_learner(model=LINEAR(), dls=dls)
     cb,kept,sites = SemiSupervisedMixup(DataLoader(u, bs=ubs, shuffle=True, num_workers=0), alpha_labeled=1., weight=3., rampup=0., layers=layers),[],set()
     def before(l):
-        (xu,),(lam2,s2,site) = cb._rows._more,cb._second
+        (xu,),(lam2,s2,site) = cb.rows.inputs,cb._second
         pseudo = l.model(xu).softmax(1).detach()
         pred = l.model(mixed(l.x, cb.lam, cb.shift))
         partner = torch.stack([l.y[(i-cb.shift) % len(l.y)] for i in range(len(l.y))])
@@ -42,7 +42,7 @@ def test_pseudo_labels_are_of_the_model_in_evaluation_mode():
         got = cb.pseudo_labels()
         clean = net(); clean.load_state_dict(l.model.state_dict()); clean.eval()
         assert same_state(module_state(l.model), before) and random_state()[:2] == modes[:2]
-        seen.append(torch.equal(got, clean(cb._rows._more[0]).softmax(1)) and not got.requires_grad)
+        seen.append(torch.equal(got, clean(cb.rows.inputs[0]).softmax(1)) and not got.requires_grad)
     def quiet(l):
         with no_random(): look(l)
     learn.fit(2, 1e-2, cbs=[cb, Probe(run_valid=False, after_loss=quiet)])
@@ -73,7 +73,7 @@ def test_any_loader_will_do(kind):
         if hasattr(dl, 'rng'): dl.rng.seed(5)
         states = getattr(dl, 'rng', None) and dl.rng.getstate(), getattr(dl, 'generator', None) is not None and dl.generator.get_state().tolist()
         cb = SemiSupervisedMixup(dl, rampup=0.)
-        learn.fit(4, 1e-2, cbs=[cb, Probe(order=20, run_valid=False, before_batch=lambda l: seen.append(cb._rows._more[0].clone()))])
+        learn.fit(4, 1e-2, cbs=[cb, Probe(order=20, run_valid=False, before_batch=lambda l: seen.append(cb.rows.inputs[0].clone()))])
         assert len(seen) == 12 and (getattr(dl, 'rng', None) and dl.rng.getstate(), getattr(dl, 'generator', None) is not None and dl.generator.get_state().tolist()) == states
         res.append((seen,weights(learn)))
     assert all(map(torch.equal, *[r[0] for r in res])) and same(res[0][1], res[1][1])
@@ -93,7 +93,7 @@ def test_resumed_within_a_pass(tmp_path):
     "The unlabelled loader goes on where it was: 3 batches an epoch, 5 a pass"
     make = lambda: SemiSupervisedMixup(TensorDL(data(20, seed=3), bs=4, shuffle=True), rampup=0.)
     whole,seen = [],[]
-    look = lambda cb,to: Probe(order=20, run_valid=False, before_batch=lambda l: to.append(cb._rows._more[0].clone()))
+    look = lambda cb,to: Probe(order=20, run_valid=False, before_batch=lambda l: to.append(cb.rows.inputs[0].clone()))
     cb = make()
     new_learner(path=tmp_path).fit(4, 1e-2, cbs=[cb, look(cb, whole)])
     new_learner(path=tmp_path).fit(4, 1e-2, cbs=[make(), TrainingSaver('run'), Cut()])

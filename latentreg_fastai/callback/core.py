@@ -43,10 +43,9 @@ class BatchHooks:
         def enter(model, args): self.acting = self._always or (self.armed and len(args) > 0 and is_ours(args[0]))
         def leave(model, args, out): self.acting = self._always
         def at(site, t):
-            if not self.acting or self.only not in (None,site): return None
             self.reached = True
             return f(site, t)
-        self.handles = [model.register_forward_pre_hook(enter, prepend=True), *(s.hook(partial(at, s)) for s in sites),
+        self.handles = [model.register_forward_pre_hook(enter, prepend=True), *(s.hook(partial(at, s), self) for s in sites),
                         model.register_forward_hook(leave, always_call=True)]
         return True
 
@@ -79,7 +78,8 @@ class LayerCallback(Callback):
     order,run_valid = GradientAccumulation.order-2,False   # a term is added before accumulation divides the loss
     _stateattrs = ('hooks',)
     _learn,_name,_fresh,_restored,_attrs = None,None,True,False,()
-    n = 0 # Rows of the batch's own, while this callback lets the model see more, see `MoreRows`
+    n = None # Rows of the batch's own, while this callback lets the model see more, see `MoreRows`
+    batch_state = () # Names of attributes that belong to one batch: they are `None` between batches
 
     def __new__(cls, *args, **kwargs):
         self = super().__new__(cls)
@@ -112,7 +112,7 @@ class LayerCallback(Callback):
 
     def _set_learn(self, learn):
         "fastai sets this when the callback joins or leaves a learner"
-        self.hooks.close()
+        self._close()
         old,self._learn = self._learn,None
         if old is not None: self._leave(old)
         if learn is not None:
@@ -135,8 +135,13 @@ def setup(self:LayerCallback):
         raise self._error('nn.DataParallel splits the batch where a callback cannot see it; use learn.distrib_ctx() instead')
 
 @patch
-def before_fit(self:LayerCallback):
+def _close(self:LayerCallback):
     self.hooks.close()
+    for k in self.batch_state: setattr(self, k, None)
+
+@patch
+def before_fit(self:LayerCallback):
+    self._close()
     self._fresh = True
 
 @patch
@@ -168,20 +173,22 @@ def before_backward(self:LayerCallback): self.hooks.acting = self.hooks.armed   
 @patch
 def after_backward(self:LayerCallback): self.hooks.acting = False
 @patch
-def after_batch(self:LayerCallback): self.hooks.rest()
+def after_batch(self:LayerCallback):
+    self.hooks.rest()
+    for k in self.batch_state: setattr(self, k, None)
 
 @patch
 def after_train(self:LayerCallback):
-    self.hooks.close()
+    self._close()
     learns = lambda k: hasattr(Learner, k) or k in vars(self.learn)
     for k in vars(self).keys() - self._attrs:
         if k[0] != '_' and not hasattr(type(self), k) and learns(k):
             warn(f'{self.name}: the attribute `{k}` shadows one of the learner: give it another name, and use self.learn.{k} for that')
 
 @patch
-def after_epoch(self:LayerCallback): self.hooks.close()
+def after_epoch(self:LayerCallback): self._close()
 @patch
-def after_fit(self:LayerCallback): self.hooks.close()
+def after_fit(self:LayerCallback): self._close()
 
 # %% ../../nbs/02_callback.core.ipynb #4b4eafc2
 @patch

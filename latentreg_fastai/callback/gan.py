@@ -15,6 +15,7 @@ from fastai.vision.gan import GANModule
 # %% ../../nbs/17_callback.gan.ipynb #f2a76f73
 class GANMixup(WeightedTerm):
     "Add the loss of a GAN's critic on mixtures of real and fake images (Manifold Mixup, Eqs. 8 to 11)"
+    batch_state = ('_fake',)
     _fake,_site,_n = None,None,0
     def __init__(self,
         alpha:float=.5, # λ is drawn uniformly from (0, alpha); above 0, up to 1
@@ -51,10 +52,6 @@ class GANMixup(WeightedTerm):
 
     def _keep(self, generator, noise, images):
         if self.hooks.armed and self.training: self._fake = images.detach()
-
-    def after_batch(self):
-        super().after_batch()
-        self._fake = None
 
 # %% ../../nbs/17_callback.gan.ipynb #fe05344d
 @patch

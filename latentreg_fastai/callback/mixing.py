@@ -19,15 +19,8 @@ class MixingCallback(LayerCallback):
     alpha = 1. # λ ~ Beta(alpha, alpha)
     per_item = False # A λ for each sample?
     lam,shift = None,None # λ and the distance between partners in the current batch
+    batch_state = ('_partner',)
     _partner = None # Targets of the partners, in a batch whose targets are mixed
-
-    def before_fit(self):
-        super().before_fit()
-        self._partner = None
-
-    def after_batch(self):
-        super().after_batch()
-        self._partner = None
 
     def setup(self):
         super().setup()
@@ -121,7 +114,6 @@ class LayerMixing(MixingCallback):
         return self._sites[self._below(len(self._sites))]
 
     def before_batch(self):
-        self.hooks.rest()
         if len(self.yb) and find_bs(self.yb) > 1: self._site = self.draw_site()
         if self.begin_mixing(): self.watch(self._sites, self.mix_at, only=self.only_site())
     def only_site(self): return self._site               # where the batch is mixed; `None` where `mix_at` decides

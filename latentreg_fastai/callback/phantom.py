@@ -54,7 +54,6 @@ class PhantomEmbedding(TermCallback):
         self._site,self._impure,self._checked = self.find_sites(self.layer)[-1],[],False
 
     def before_batch(self):
-        self.hooks.rest()
         if not self.is_on or not len(self.yb): return
         self.check_labels(self.yb[0], 'a phantom is the mean of one class: it')
         if not self._checked: self.check_signal(self._site)

@@ -15,11 +15,13 @@ from fastai.callback.mixup import MixHandler
 class MoreRows(LayerCallback):
     "Base of companions that let the model see more rows in training than the batch's own, which come first"
     order = LayerCallback.order-3                         # before any callback that looks at rows
-    _stateattrs = LayerCallback._stateattrs + ('inputs','targets','outputs')
+    batch_state = 'n','inputs','targets','outputs','rows_in','rows_out'
+    _stateattrs = LayerCallback._stateattrs + batch_state
     inputs = None # Tuple of the inputs of the rows beside, in this batch
     targets = None # Tuple of their targets, where they are loaded
     outputs = None # Predictions for the rows that left the model behind the batch's own
-    rows_in,rows_out = 0,0 # Rows that enter the model, and rows that leave it
+    rows_in,rows_out = None,None # Rows that enter the model, and rows that leave it
+    joins = True # Does the model see them in the same pass as the batch?
     def __init__(self,
         owner:TermCallback, # The callback that wants them; where its `is_on` is false, nothing is done
         instead:str, # What to do instead, for the error beside a callback that this does not go with
@@ -43,34 +45,17 @@ class MoreRows(LayerCallback):
             if isinstance(cb, MixHandler) or (getattr(cb, 'mixes_rows', False) and cb is not self.owner):
                 self.owner.refuse(cb, f'would mix rows that belong apart; {self.instead}')
 
-    def before_train(self):
-        super().before_train()
-        self._forget()
-
-    def _forget(self):
-        self.inputs = self.targets = self.outputs = None
-        self.n = self.rows_in = self.rows_out = 0
-
     def before_batch(self):
-        self.hooks.rest()
-        self._forget()
-        if self._on and len(self.yb): self.find_rows(find_bs(self.yb))
-        if self.inputs and self.rows_out > self.n: self._join_inputs()
-
-    def after_batch(self):
-        super().after_batch()
-        self._forget()
+        if not self._on or not len(self.yb): return
+        self.find_rows(find_bs(self.yb))
+        if self.inputs is None or not self.joins: return
+        if self.watch([], None): self.hooks.handles.append(self.model.register_forward_pre_hook(self._together))   # after all who know the batch
 
 # %% ../../nbs/04_callback.rows.ipynb #a6de8968
 @patch
-def _join_inputs(self:MoreRows):
-    "Let the model see `inputs` below the batch's own in the pass that is about to run"
-    made = self.watch([], None)                           # first, so that other callbacks know the batch by its own rows
-    if made: self.hooks.handles.append(self.model.register_forward_pre_hook(self._together))
-
-@patch
 def _together(self:MoreRows, model, args):
-    if not self.hooks.acting: return
+    "The inputs of the pass that is about to run, with the rows beside below the batch's own"
+    if not self.hooks.acting or not self.inputs: return
     n = self.n
     def both(a, m): return torch.cat([a, m.to(a)]) if a.ndim and len(a) == n else a
     return tuple(both(a, m) if isinstance(a, Tensor) else map_tensors(both, a, m) for a,m in zip(args, self.inputs))
@@ -109,6 +94,7 @@ class LoadedRows(MoreRows):
     ):
         super().__init__(owner, instead)
         store_attr('loader,per_sample')
+        self.joins = per_sample > 1
 
     def setup(self):
         super().setup()
@@ -148,7 +134,7 @@ class LoadedRows(MoreRows):
 
     def after_pred(self):
         super().after_pred()
-        if self.inputs and self.per_sample == 1: self.owner.see_also(*self.inputs)
+        if self.inputs and not self.joins: self.owner.see_also(*self.inputs)
 
     def after_fit(self):
         super().after_fit()

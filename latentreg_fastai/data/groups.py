@@ -61,12 +61,12 @@ class GroupDL(TfmdDL):
         return t[:,0],t[:,1:].flatten(0, 1)
 
     def part_batch(self,
-        b, # A batch: tensors, or nested tuples, lists and dicts of them
+        b:tuple, # A batch: tensors, or nested tuples, lists and dicts of them
         n:int, # Groups in it
     )->tuple: # The samples' own rows, and the others
         "`part` of every tensor that has a row for each sample and partner; what has not is in both"
         def part(t): return self.part(t) if t.ndim and len(t) == n*self.size else (t,t)
-        return split_tensors(part, b)
+        return tuple(zip(*[part(t) if isinstance(t, Tensor) else split_tensors(part, t) for t in b]))
 
     def grouped(self,
         i:int, # Number of a batch in the epoch
