@@ -87,7 +87,8 @@ class WeightL1(WeightedTerm):
 
     def setup(self):
         super().setup()
-        layers = [self.model] if self.layer is None else [s.module for s in self.find_sites(self.layer)]
+        try: layers = [self.model] if self.layer is None else [m for _,m in get_layers(self.model, self.layer)]
+        except ValueError as e: raise self._error(f'layer={self.layer!r}: {e}') from None
         self._weights = list({id(p): p for m in layers for p in m.parameters() if p.ndim > 1 and p.requires_grad}.values())
         if not self._weights: raise self._error(f'layer={self.layer!r} has no weights that are trained')
 

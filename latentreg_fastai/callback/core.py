@@ -273,7 +273,7 @@ def check_whole(
 )->int: # `v`
     "`v` if it is a whole number of `low` or more; NumPy's will do, a bool will not. Raises `ValueError`"
     if isinstance(v, (int,np.integer)) and not isinstance(v, bool) and v >= low: return int(v)
-    raise ValueError(f"{_who(who)}: `{name}` must be a whole number of {low} or more, not {v!r}")
+    raise ValueError(f"{_who(who)}: `{name}` must be a whole number {'above 0' if low == 1 else f'of {low} or more'}, not {v!r}")
 
 def check_share(
     who, # The object that was given the argument, or the name of the function, for the message
@@ -284,8 +284,8 @@ def check_share(
 ): # `v`
     "`v` if it is a number from 0 to 1: a share or a probability. Raises `ValueError`"
     if _number(v) and (v > 0 if above else v >= 0) and (v < 1 if below_one else v <= 1): return v
-    low,high = 'above 0' if above else 'of 0 or more','below 1' if below_one else 'up to 1'
-    raise ValueError(f'{_who(who)}: `{name}` is a share and must be a number {low}, and {high}, not {v!r}')
+    what = ('above 0 and ' if above else 'from 0 ') + ('below 1' if below_one else 'up to 1' if above else 'to 1')
+    raise ValueError(f'{_who(who)}: `{name}` is a share, a number {what}, not {v!r}')
 
 def check_choice(
     who, # The object that was given the argument, or the name of the function, for the message
@@ -295,7 +295,8 @@ def check_choice(
 ): # `v`
     "`v` if it is one of `choices`. Raises `ValueError`"
     if v in choices: return v
-    raise ValueError(f"{_who(who)}: `{name}` must be one of {', '.join(map(repr, choices))}, not {v!r}")
+    *most,last = map(repr, choices)
+    raise ValueError(f"{_who(who)}: `{name}` is {', '.join(most)}{' or ' if most else ''}{last}, not {v!r}")
 
 # %% ../../nbs/02_callback.core.ipynb #eb214854
 plain_tensors = torch._C.DisableTorchFunctionSubclass # A context in which fastai's tensor classes act, and cost, as plain tensors
