@@ -41,7 +41,7 @@ def loaders(n, bs=8, drop_last=False, double=False, k=None, tensors=True):
     return DataLoaders(train if k is None else MicroClusterDL(train, k), TensorDL(valid, bs=16, vocab=VOCAB), device='cpu')
 
 def rows(cb, n, seen, cancel=False):
-    "Notes in `seen` which samples each training batch holds, before any callback but `ExtraRows` has touched it; `cancel` trains on none"
+    "Notes in `seen` which samples each training batch holds, before any callback but that of its rows has touched it; `cancel` trains on none"
     number = {x.numpy().tobytes(): i for i,x in enumerate(data(n)[0])}
     ids = lambda xb: [number[x.numpy().tobytes()] for x in xb[0]]
     def note(learn):
@@ -60,7 +60,7 @@ def train(cbs, n=48, seed=0, cancel=False, **kwargs):
     seen,cbs,dls = [],L(cbs),loaders(n, **{'drop_last': True, **kwargs})
     own = list(dls.loaders)
     learn = new_learner(dls=dls, seed=seed)
-    fit(learn, [*cbs, rows(cbs[0], n, seen, cancel)])
+    fit(learn, [*cbs, rows(first(cbs), n, seen, cancel)])
     left = dict(wrapped=isinstance(learn.model, nn.parallel.DistributedDataParallel), hooks=len(hooks(learn.model)),
                 callbacks=[cb.name for cb in learn.cbs if isinstance(cb, (LayerCallback,TermRecorder))], loaders=[a is b for a,b in zip(learn.dls.loaders, own)])
     return dict(weights=weights(learn), rows=seen, left=left, terms=getattr(learn.recorder, 'terms', {}))
@@ -83,6 +83,7 @@ def steps(name):
 
 def checks():
     for name in OF_A_NET: yield f'fit {name}', partial(train, CALLBACKS[name][0]())
+    yield 'fit none', partial(train, [])                  # not the first: a process's first distributed fit draws other random numbers
     for name in BOTH:      yield f'fit {name}', partial(train, BOTH[name]())
     for name in RANDOM:    yield f'seeds {name}', partial(train, CALLBACKS[name][0](), seed=rank_distrib())
     for name in EXACT:     yield f'exact {name}', partial(steps, name)

@@ -40,9 +40,9 @@ def test_both_ranks_end_with_the_same_weights(ranks, check):
 
 @pytest.mark.parametrize('name', OF_A_NET)
 def test_it_changes_training(ranks, name):
-    others = [n for n in ('cw-VR','VR') if n != name]
     mine = ranks(f'fit {name}')[0]['weights']
-    assert not any(same(mine, ranks(f'fit {n}')[0]['weights']) for n in others)
+    assert same(mine, ranks('fit none')[0]['weights']) == (name in ONLY_WATCH)
+    assert not any(same(mine, ranks(f'fit {n}')[0]['weights']) for n in ('cw-VR','VR') if n != name)
 
 @pytest.mark.parametrize('check', TRAINED)
 def test_nothing_is_left_after_a_fit(ranks, check):

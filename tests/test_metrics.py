@@ -683,3 +683,8 @@ def test_bad_labels_of_features(f):
     z,y = R.clone(),N3[:6].clone()
     f(z, y)
     assert torch.equal(z, R) and torch.equal(y, N3[:6])                                               # what they are given stays as it is
+
+def test_distance_of_features_that_do_not_compare():
+    from latentreg_fastai.metrics import frechet_distance
+    raises(['frechet_distance', '3 and 4 units'], lambda: frechet_distance(torch.randn(9, 3), torch.randn(9, 4)))
+    raises(['frechet_distance', 'NaN'], lambda: frechet_distance(torch.full((9, 3), math.nan), torch.randn(9, 3)))

@@ -739,3 +739,10 @@ def test_measured_and_drawn_in_one_call(quick, plots):
     assert [a.get_title() for a in axs] == ['fgsm','corruptions'] and np.allclose(drawn(axs[0])[:,1], 100*t.accuracy[t.test == 'fgsm'])
     assert_table(robustness(quick, tests=['fgsm','jpeg'], n=20), t)
     with pytest.raises(ValueError, match='nothing to draw'): robustness(quick, tests='unbounded_pgd', n=20, plot=True)
+
+def test_other_levels_of_robustness(trained):
+    usual,none,strong = (robustness(trained, tests=('gaussian_noise','contrast'), levels=l) for l in (None, dict(gaussian_noise=(0.,)*5), dict(gaussian_noise=(0.,1.,5.))))
+    noise = lambda t: t[t.test == 'gaussian_noise']
+    assert noise(none).error.tolist() == [none.error[0]]*5 and noise(strong).level.tolist() == [1,2,3] and noise(strong).error.iloc[2] > noise(usual).error.max()
+    assert usual[usual.test == 'contrast'].error.tolist() == strong[strong.test == 'contrast'].error.tolist()
+    with pytest.raises(ValueError, match="not 'fgsm'"): robustness(trained, levels=dict(fgsm=(1,)))

@@ -20,8 +20,10 @@ def save_training(self:Learner,
     "Save all that a later `fit(..., start_epoch=)` needs to go on as if never interrupted; call it between epochs"
     file = join_path_file(file, self.path/self.model_dir, ext='.pth')
     if rank_distrib(): return file                       # the first rank writes
-    state = dict(model=get_model(self.model).state_dict(), opt=self.opt.state_dict(), trained=[p.grad is not None for p in self.model.parameters()], python=random.getstate(), numpy=np.random.get_state(),
-                 torch=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    state = dict(model=get_model(self.model).state_dict(), opt=self.opt.state_dict(),
+                 trained=[p.grad is not None for p in self.model.parameters()],
+                 python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state(),
+                 cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
                  loaders=[dl.rng.getstate() if hasattr(dl, 'rng') else None for dl in self.dls.loaders],
                  callbacks={n: cb.state_dict() for n,cb in _stateful(self).items()})
     temp = file.with_suffix('.part')
@@ -40,10 +42,12 @@ def load_training(self:Learner,
     if self.opt is None: self.create_opt()
     get_model(self.model).load_state_dict(state['model'])
     self.opt.load_state_dict(state['opt'])
-    for p,t in zip(self.model.parameters(), state['trained']): p.grad = torch.zeros_like(p) if t else None   # one without a gradient is not stepped
+    for p,t in zip(self.model.parameters(), state['trained']):
+        p.grad = torch.zeros_like(p) if t else None      # a weight without a gradient is not stepped
     with self.added_cbs(cbs): mine = _stateful(self)
     if mine.keys() != state['callbacks'].keys():
-        raise ValueError(f"{file.name} holds the states of {sorted(state['callbacks'])}, but the callbacks here are {sorted(mine)}: pass the same ones, those of `fit` as `cbs`")
+        raise ValueError(f"{file.name} holds the states of {sorted(state['callbacks'])}, but the callbacks here are {sorted(mine)}: "
+                         'pass the same ones, those of `fit` as `cbs`')
     for n,cb in mine.items(): cb.load_state_dict(state['callbacks'][n])
     for dl,s in zip(self.dls.loaders, state['loaders']):
         if s is not None: dl.rng.setstate(s)
@@ -55,5 +59,7 @@ def load_training(self:Learner,
 class TrainingSaver(Callback):
     "`learn.save_training(file)` after every epoch"
     order = Recorder.order+50
-    def __init__(self, file='training'): self.file = file
+    def __init__(self,
+        file:str|Path='training', # Name without ending, as `save_training` takes it
+    ): self.file = file
     def after_epoch(self): self.learn.save_training(self.file)

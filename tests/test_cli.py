@@ -1,0 +1,262 @@
+"The command: its words, its status, and what it leaves where."
+import pytest
+import json, socket, subprocess, sys, urllib.error
+from common import *
+
+from latentreg_fastai import data as data_module
+from common_bench import *
+
+def command(*args): return subprocess.run([sys.executable, '-W', 'ignore', '-c', 'from latentreg_fastai.bench import main; main()', *map(str, args)], capture_output=True, text=True)
+
+def test_demo(tmp_path):
+    out = tmp_path/'out'
+    small = ('demo', '--methods', 'baseline', 'cw-VR', '--seeds', 2, '--out', out)
+    p = command(*small)
+    assert p.returncode == 0, p.stderr
+    table = pd.read_csv(out/'demo.csv').set_index('method')
+    assert list(table.index) == ['baseline','cw-VR'] and (table.seeds == 2).all() and table.error.between(0, 60).all()
+    with Image.open(out/'demo.png') as im: assert im.width > 500
+    assert all(w in p.stdout for w in ('error %','NLL','time a step','cw-VR','left out: ManifoldMixup'))
+    again = command(*small)
+    assert again.returncode == 2 and '--force' in again.stderr and 'demo.csv' in again.stderr
+    before = (out/'demo.csv').stat().st_mtime_ns
+    assert command(*small, '--force').returncode == 0 and (out/'demo.csv').stat().st_mtime_ns > before
+
+@pytest.mark.parametrize('args,said', [(('demo','--methods','Dropout'), ['unknown method Dropout','ManifoldMixup','cw-VR']), (('demo','--seeds','0'), ['--seeds must be 1 or more']),
+                                       (('bench','imagenet'), ['imagenet','mnist-1k','.yaml']), ((), ['required'])])
+def test_wrong_words(args, said):
+    p = command(*args)
+    assert p.returncode == 2 and all(s in p.stderr for s in said), p.stderr
+
+def test_help():
+    p = command('demo', '--help')
+    assert p.returncode == 0 and all(s in p.stdout for s in ('--out','--force','--methods','--seeds','demo.csv','no download'))
+
+# A cluster
+
+def test_dask_by_the_command(tmp_path, cluster):
+    p = latentreg('bench', suite_file(tmp_path), '--out', tmp_path/'out', '--backend', 'dask', '--scheduler', cluster)
+    assert p.status == 0 and 'cw-VR' in p.out, p.err
+    assert len(whole_lines(tmp_path/'out'/'records.jsonl')) == 4
+
+def test_dask_at_a_wrong_address(tmp_path, monkeypatch):
+    "Told in words that name the address, and soon"
+    distributed = pytest.importorskip('distributed')
+    client,asked = distributed.Client,[]
+    monkeypatch.setattr('distributed.Client', lambda address, timeout: asked.append(timeout) or client(address, timeout=1))
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); address = f'tcp://127.0.0.1:{s.getsockname()[1]}'
+    p = latentreg('bench', suite_file(tmp_path), '--out', tmp_path/'out', '--backend', 'dask', '--scheduler', address)
+    assert p.status == 2 and address in p.err and max(asked) <= 30
+
+def test_dask_without_its_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'distributed', None)
+    p = latentreg('bench', suite_file(tmp_path), '--out', tmp_path/'out', '--backend', 'dask', '--scheduler', 'tcp://127.0.0.1:1')
+    assert p.status == 2 and 'latentreg_fastai[dask]' in p.err
+
+@pytest.mark.parametrize('args', [('--backend','dask'), ('--scheduler','tcp://127.0.0.1:1')], ids=['no address','no backend'])
+def test_dask_needs_both(tmp_path, args):
+    p = latentreg('bench', suite_file(tmp_path), '--out', tmp_path/'out', *args)
+    assert p.status == 2 and '--backend dask' in p.err and '--scheduler' in p.err and not (tmp_path/'out').exists()
+
+# Runs that fail
+
+def test_the_command_tells_of_failed_runs(tmp_path):
+    "Its other figures are shown, the failed runs counted, with the first error; the report lists each"
+    file,out = suite_file(tmp_path, rows={'cw-VR': dict(args=dict(weight=1.)), 'VR': dict(args=dict(weight=-1.))}),tmp_path/'out'
+    p,q = latentreg('bench', file, '--out', out),latentreg('report', out)
+    for said in (p,q):
+        assert said.status == 0 and all(w in said.out for w in ('2 runs failed','`weight` must be','--retry','cw-VR')) and 'Traceback' not in said.out + said.err
+    text = (out/'report.md').read_text(encoding='utf8')
+    assert text.partition('## Failed')[2].count('`weight` must be') == 2
+    assert list(pd.read_csv(out/'report.csv').method) == ['baseline','cw-VR']
+    suite_file(tmp_path, rows={'cw-VR': dict(args=dict(weight=1.)), 'VR': dict(args=dict(weight=1.))})
+    mended = latentreg('bench', file, '--out', out)
+    # the rows' arguments are others now: what failed is no part of the suite any more
+    assert mended.status == 0 and list(pd.read_csv(out/'report.csv').method) == ['baseline','cw-VR','VR']
+
+def test_every_run_fails(tmp_path):
+    "Nothing can be compared: that is said, and the status tells a script"
+    file,out = suite_file(tmp_path, base={**BASE, 'net_args': dict(wdth=1)}),tmp_path/'out'
+    for said in (latentreg('bench', file, '--out', out), latentreg('report', out)):
+        assert said.status == 1 and '4 runs failed' in said.out and 'wdth' in said.out
+    assert 'No run has ended well' in (out/'report.md').read_text(encoding='utf8')
+
+def test_every_choice_fails(tmp_path):
+    "No strength can be taken: the error names the row, and the report it points to shows why"
+    out = tmp_path/'out'
+    p = latentreg('bench', suite_file(tmp_path, tune=dict(n_valid=100), rows={'VR': dict(grid=dict(weight=[-1.,-2.]))}), '--out', out)
+    assert p.status == 2 and 'strength of VR' in p.err and 'latentreg report' in p.err
+    assert '`weight` must be' in latentreg('report', out).out and not any(r['stage'] == 'test' for r in read_records(out/'records.jsonl'))
+
+# Disks and folders
+
+def test_the_command_on_a_full_disk(tmp_path):
+    "It says so, keeps what it has, and goes on once there is room"
+    file,out = suite_file(tmp_path),tmp_path/'out'
+    latentreg('bench', file, '--out', out, '--seeds', 1)
+    before = (out/'records.jsonl').read_bytes()
+    with disk_full_at(len(before) + 100): p = latentreg('bench', file, '--out', out)
+    assert p.status == 2 and 'no space left' in p.err and (out/'records.jsonl').read_bytes() == before
+    assert latentreg('bench', file, '--out', out).status == 0 and len(whole_lines(out/'records.jsonl')) == 4
+
+def test_a_full_disk_leaves_the_suite(tmp_path):
+    "Without `suite.yaml` the records that are there cannot be reported"
+    file,out = suite_file(tmp_path),tmp_path/'out'
+    latentreg('bench', file, '--out', out, '--seeds', 1)
+    before = (out/'suite.yaml').read_bytes()
+    with disk_full_at(10): p = latentreg('bench', file, '--out', out)
+    assert p.status == 2
+    assert (out/'suite.yaml').read_bytes() == before
+    assert latentreg('report', out).status == 0 and latentreg('bench', file, '--out', out).status == 0
+
+@pytest.mark.parametrize('where', ['below a file','a file','/proc'])
+def test_a_folder_that_cannot_be_written(tmp_path, where):
+    "The error names the folder and what to do"
+    (tmp_path/'file').write_text('')
+    out = {'below a file': tmp_path/'file'/'out', 'a file': tmp_path/'file', '/proc': Path('/proc/latentreg')}[where]
+    p = latentreg('bench', suite_file(tmp_path), '--out', out)
+    assert p.status == 2 and str(out) in p.err and 'cannot be written' in p.err and 'another folder' in p.err
+
+@pytest.mark.parametrize('record,said', [(dict(suite='other', version=1), ['suite other']), (dict(suite='mine', version=7), ['version 7','mine','version 1']),
+                                         (dict(suite='other', version=7), ['suite other'])], ids=['suite','version','both'])
+def test_another_suites_records(tmp_path, record, said):
+    "They are not touched, not even a broken end, and nothing is added"
+    file,out = suite_file(tmp_path),tmp_path/'out'
+    out.mkdir()
+    (out/'records.jsonl').write_bytes(json.dumps({**RUN, 'stage': 'test', 'error': 1., **record}).encode() + b'\n{"cut')
+    (out/'suite.yaml').write_text('title: theirs')
+    before = {f.name: f.read_bytes() for f in out.iterdir()}
+    for more in ((), ('--retry',)):
+        p = latentreg('bench', file, '--out', out, *more)
+        assert p.status == 2 and all(s in p.err for s in (*said, 'records.jsonl', 'another folder')), p.err
+        assert {f.name: f.read_bytes() for f in out.iterdir()} == before
+
+def test_a_suite_that_was_changed(tmp_path):
+    "With the same version and another training it is refused, before anything is written; another row may come"
+    out = tmp_path/'out'
+    assert latentreg('bench', suite_file(tmp_path), '--out', out).status == 0
+    before = {n: (out/n).read_bytes() for n in ('records.jsonl','suite.yaml')}
+    p = latentreg('bench', suite_file(tmp_path, base={**BASE, 'epochs': 2}), '--out', out)
+    assert p.status == 2 and all(w in p.err for w in ('version','another folder')) and {n: (out/n).read_bytes() for n in before} == before
+    q = latentreg('bench', suite_file(tmp_path, rows={'cw-VR': dict(args=dict(weight=1.)), 'VR': {}}), '--out', out)
+    assert q.status == 0 and (out/'records.jsonl').read_bytes().startswith(before['records.jsonl']) and list(pd.read_csv(out/'report.csv').method) == ['baseline','cw-VR','VR']
+
+# What a suite does not have
+
+@pytest.mark.parametrize('text,said', [('a: [1', ['mine.yaml','not YAML']), ('- a', ['mine.yaml','no suite']), ('', ['mine.yaml','no suite']), (None, ['mine.yaml','no suite','mnist-1k'])],
+                         ids=['YAML','a list','empty','not there'])
+def test_a_file_that_holds_no_suite(tmp_path, text, said):
+    if text is not None: (tmp_path/'mine.yaml').write_text(text)
+    p = latentreg('bench', tmp_path/'mine.yaml', '--out', tmp_path/'out')
+    assert p.status == 2 and all(s in p.err for s in said) and not (tmp_path/'out').exists(), p.err
+
+@pytest.mark.parametrize('args,said', [(('--methods','VRR'), ["'VRR'",'baseline','cw-VR']), (('--conditions','c'), ["'c'",'a, b']), (('--jobs','0'), ['--jobs must be 1 or more']),
+                                       (('--methods','LabelSmoothing'), ["'LabelSmoothing'",'cw-VR']), (('--device','gpu'), ["gpu",'cuda'])], ids=lambda o: o[-1] if isinstance(o, tuple) else '')
+def test_what_a_suite_does_not_have(tmp_path, args, said):
+    "Told before anything runs"
+    p = latentreg('bench', suite_file(tmp_path, conditions=dict(a={}, b={})), '--out', tmp_path/'out', *args)
+    assert p.status == 2 and all(s in p.err for s in said) and not (tmp_path/'out').exists(), p.err
+
+@pytest.mark.parametrize('args,said', [((), 'which suite'), (('no-such',), "'no-such'"), (('digits.yaml',), "'digits.yaml'")], ids=['none','unknown','a file that is not there'])
+def test_an_unknown_suite(tmp_path, monkeypatch, args, said):
+    monkeypatch.chdir(tmp_path)
+    p = latentreg('bench', *args)
+    assert p.status == 2 and said in p.err and (not args or 'mnist-1k' in p.err) and not list(tmp_path.iterdir())
+
+def test_a_misspelt_argument_of_the_data(tmp_path):
+    p = latentreg('bench', suite_file(tmp_path, base={**BASE, 'data_args': dict(n_trian=100)}), '--out', tmp_path/'out')
+    assert p.status == 2 and 'n_trian' in p.err and not (tmp_path/'out').exists()
+
+def test_a_misspelt_argument_of_a_method(tmp_path):
+    "It ends the runs of that row alone, and the error names it"
+    p = latentreg('bench', suite_file(tmp_path, rows={'VR': dict(args=dict(weigth=1.))}), '--out', tmp_path/'out', '--seeds', 1)
+    assert p.status == 0 and '1 run' in p.out and 'weigth' in p.out and 'baseline' in p.out
+
+def _no_network(*args, **kwargs): raise urllib.error.URLError('Name or service not known')
+
+@pytest.mark.parametrize('base,said', [(dict(data='mnist', data_args={}, net='mlp'), 'mnist_png'), (dict(data='cifar10', data_args={}), 'cifar10'), (dict(data='fashionmnist', data_args={}), 'FashionMNIST')],
+                         ids=['mnist','cifar10','fashionmnist'])
+def test_a_data_set_that_is_not_there(tmp_path, monkeypatch, base, said):
+    "Without a network the error says how to have it, before any run"
+    import torchvision
+    for f in ('_read_images','_read_torchvision'): monkeypatch.setattr(data_module, f, getattr(data_module, f).__wrapped__)   # not what was read before
+    monkeypatch.setattr(data_module, 'untar_data', _no_network)
+    monkeypatch.setattr(torchvision.datasets, 'FashionMNIST', _no_network)
+    p = latentreg('bench', suite_file(tmp_path, base={**BASE, **base}), '--out', tmp_path/'out')
+    assert p.status == 2 and all(w in p.err for w in (said, 'not on this machine', 'Name or service not known', 'copy it into', str(data_module._data_folder()))), p.err
+    assert not (tmp_path/'out').exists()
+
+# GPUs, trying, the list
+
+GPU = dict(seeds=1, conditions=dict(small={}, large=dict(gpu=True, base=dict(data_args=dict(n_train=200)))))
+
+@no_gpu
+def test_gpu_conditions_are_left_out(tmp_path):
+    "With words that say which, and how to run them all the same; naming them is enough"
+    file,out = suite_file(tmp_path, **GPU),tmp_path/'out'
+    p = latentreg('bench', file, '--out', out)
+    assert p.status == 0 and 'left out without a GPU: large' in p.out and '--conditions' in p.out and '--smoke' in p.out
+    assert [r['condition'] for r in read_records(out/'records.jsonl')] == ['small']*2 and 'large' in (out/'report.md').read_text(encoding='utf8').partition('Not run')[2]
+    q = latentreg('bench', file, '--out', out, '--conditions', 'large')
+    assert q.status == 0 and 'left out' not in q.out
+    assert [(r['condition'],r['data_args']['n_train']) for r in read_records(out/'records.jsonl')] == [('small',100)]*2 + [('large',200)]*2
+
+@no_gpu
+def test_nothing_is_left_without_a_gpu(tmp_path):
+    "A suite that is for a GPU as a whole: words, and no folder"
+    p = latentreg('bench', suite_file(tmp_path, gpu=True), '--out', tmp_path/'out')
+    assert p.status == 0 and 'left out without a GPU: Tiny' in p.out and not (tmp_path/'out').exists()
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='for a machine without a GPU')
+@pytest.mark.parametrize('gpu', [False,True], ids=['for a CPU','for a GPU'])
+def test_a_device_that_is_not_there(tmp_path, gpu):
+    p = latentreg('bench', suite_file(tmp_path, gpu=gpu), '--out', tmp_path/'out', '--device', 'cuda')
+    assert not (tmp_path/'out').exists()
+    assert p.status == 2 and "'cuda'" in p.err and 'no GPU' in p.err
+
+def test_smoke_tries_everything(tmp_path):
+    "Every row of every condition, those for a GPU too, for one epoch and one seed, with nothing chosen and nothing trained for longer"
+    file,out = suite_file(tmp_path, **{**GPU, 'seeds': 3}, lrs=[.01,.02], tune=dict(n_valid=100), rows={'VR': dict(grid=dict(weight=[1.,2.])), 'Phantom': dict(cost=2)}),tmp_path/'out'
+    p = latentreg('bench', file, '--out', out, '--smoke')
+    recs = read_records(out/'records.jsonl')
+    assert p.status == 0 and 'left out' not in p.out and not any(map(failed, recs)), p.err
+    assert sorted((r['condition'],r.get('label', r['method'])) for r in recs) == sorted(itertools.product(('small','large'), ('baseline','VR','Phantom')))
+    assert {(r['stage'],r['seed'],r['epochs'],r['lr']) for r in recs} == {('test',0,1,.01)} and max(r['data_args']['n_train'] for r in recs) <= 200
+
+def test_a_try_is_no_result(tmp_path, monkeypatch):
+    "Runs of `--smoke` do not enter the report of the real ones, neither in the folder that is taken by default nor in one that is given"
+    monkeypatch.chdir(tmp_path)
+    file,out = suite_file(tmp_path),tmp_path/'latentreg-bench'/'mine'
+    assert latentreg('bench', file).status == 0
+    table,records = (out/'report.csv').read_text(),(out/'records.jsonl').read_bytes()
+    assert latentreg('bench', file, '--smoke').status == 0
+    into = latentreg('bench', file, '--smoke', '--out', out)
+    assert into.status == 2 and 'another folder' in into.err
+    assert latentreg('report', out).status == 0 and (out/'report.csv').read_text() == table and (out/'records.jsonl').read_bytes() == records
+
+def test_the_list_has_every_suite(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    p = latentreg('bench', '--list')
+    names = {f.stem for f in (Path(cli.__file__).parent/'suites').glob('*.yaml')}
+    assert p.status == 0 and len(names) > 3 and {l.split()[0] for l in p.out.splitlines()[1:]} == names == set(suite_files())
+    assert 'runs' in p.out.splitlines()[0] and not list(tmp_path.iterdir())
+
+def test_the_equal_cost_baseline_in_the_table(tmp_path):
+    p = latentreg('bench', suite_file(tmp_path, rows={'Phantom': dict(cost=2)}), '--out', tmp_path/'out')
+    assert p.status == 0 and 'baseline ×2' in p.out and 'At equal cost' in (tmp_path/'out'/'report.md').read_text(encoding='utf8')
+    assert {(r.get('label', r['method']),r['epochs']) for r in read_records(tmp_path/'out'/'records.jsonl')} == {('baseline',1),('Phantom',1),('baseline ×2',2)}
+
+def test_two_rows_that_meet(tmp_path):
+    "Two labels whose runs are the same have both their figures in the table"
+    same = dict(of='cw-VR', args=dict(weight=1.))
+    p = latentreg('bench', suite_file(tmp_path, seeds=1, rows={'one': same, 'two': same}), '--out', tmp_path/'out')
+    assert p.status == 0 and set(pd.read_csv(tmp_path/'out'/'report.csv').method) == {'baseline','one','two'}
+
+def test_what_is_done_is_not_done_again(tmp_path):
+    "A second call, one with `--retry` and some with fewer rows or seeds leave the file as it is"
+    file,out = suite_file(tmp_path, lrs=[.003,.01], tune=dict(n_valid=100)),tmp_path/'out'
+    assert latentreg('bench', file, '--out', out).status == 0
+    before,table = (out/'records.jsonl').read_bytes(),(out/'report.csv').read_text()
+    for more in ((), ('--retry',), ('--seeds',1), ('--methods','cw-VR')):
+        assert latentreg('bench', file, '--out', out, *more).status == 0
+        assert (out/'records.jsonl').read_bytes() == before and (out/'report.csv').read_text() == table
