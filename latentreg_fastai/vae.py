@@ -67,7 +67,7 @@ def fit_vae(
     lr:float=3e-3, # Highest learning rate of the one-cycle schedule
     vae:nn.Module=None, # The one to train; by default an `MMDVAE` that suits the images
     weight:float=1., # w, of the MMD
-    seed:int=0, # Of the initial weights, the order of the samples and the draws of the codes
+    seed:int=0, # Of the initial weights, the draws of latent codes and the augmentation
     show:int=10, # Images to show with their reconstructions, in a notebook; with 0 there is no progress bar either
     **kwargs # For `MMDVAE`: dim, width
 )->nn.Module: # The VAE, in evaluation mode

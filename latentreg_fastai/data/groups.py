@@ -47,32 +47,37 @@ class GroupDL(TfmdDL):
         raise NotImplementedError(f'{who} needs a method groups(self, idxs, rng): for the samples `idxs` of an epoch, (N,), '
                                   'it returns an array of indices, (N, self.size), the sample itself first in each row')
 
-    def rows(self,
-        groups:np.ndarray, # The groups of one batch, (bs, size)
-    )->np.ndarray: # Indices
-        "The rows of a batch, in order"
-        return groups.reshape(-1)
+# %% ../../nbs/07_data.groups.ipynb #29138bce
+@patch
+def rows(self:GroupDL,
+    groups:np.ndarray, # The groups of one batch, (bs, size)
+)->np.ndarray: # Indices
+    "The rows of a batch, in order"
+    return groups.reshape(-1)
 
-    def part(self,
-        t:Tensor, # The rows of one batch
-    )->tuple: # The samples themselves, (bs, ...), and the others, (bs·(size−1), ...)
-        "Take apart what `rows` has put together"
-        t = t.view(-1, self.size, *t.shape[1:])
-        return t[:,0],t[:,1:].flatten(0, 1)
+@patch
+def part(self:GroupDL,
+    t:Tensor, # The rows of one batch
+)->tuple: # The samples themselves, (bs, ...), and the others, (bs·(size−1), ...)
+    "Take apart what `rows` has put together"
+    t = t.view(-1, self.size, *t.shape[1:])
+    return t[:,0],t[:,1:].flatten(0, 1)
 
-    def part_batch(self,
-        b:tuple, # A batch: tensors, or nested tuples, lists and dicts of them
-        n:int, # Groups in it
-    )->tuple: # The samples' own rows, and the others
-        "`part` of every tensor that has a row for each sample and partner; what has not is in both"
-        def part(t): return self.part(t) if t.ndim and len(t) == n*self.size else (t,t)
-        return tuple(zip(*[part(t) if isinstance(t, Tensor) else split_tensors(part, t) for t in b]))
+@patch
+def part_batch(self:GroupDL,
+    b:tuple, # A batch: tensors, or nested tuples, lists and dicts of them
+    n:int, # Groups in it
+)->tuple: # The samples' own rows, and the others
+    "`part` of every tensor that has a row for each sample and partner; what has not is in both"
+    def part(t): return self.part(t) if t.ndim and len(t) == n*self.size else (t,t)
+    return tuple(zip(*[part(t) if isinstance(t, Tensor) else split_tensors(part, t) for t in b]))
 
-    def grouped(self,
-        i:int, # Number of a batch in the epoch
-    )->bool:
-        "Whether that batch holds groups, rather than single samples"
-        return True
+@patch
+def grouped(self:GroupDL,
+    i:int, # Number of a batch in the epoch
+)->bool:
+    "Whether that batch holds groups, rather than single samples"
+    return True
 
 # %% ../../nbs/07_data.groups.ipynb #7c85bdc2
 def _shared(nm): return property(lambda self: getattr(self.dl, nm), lambda self,v: setattr(self.dl, nm, v))
@@ -224,8 +229,8 @@ def class_balanced(
 )->Tensor: # Indices, (n,), class after class
     "Indices of `n` samples, as many of each class. Raises `ValueError` where that is not possible"
     n,classes,idxs = check_whole('class_balanced', 'n', n),y.unique(),[]
-    k,c = n//len(classes),len(classes)
-    if k*c != n: raise ValueError(f'{n} samples cannot be split evenly over {c} classes: choose a multiple of {c}')
+    k,left = divmod(n, len(classes))
+    if left: raise ValueError(f'{n} samples cannot be split evenly over {len(classes)} classes: choose a multiple of {len(classes)}')
     for c in classes:
         own = rng.permutation((y == c).nonzero().flatten().numpy())
         if k > len(own): raise ValueError(f'class {int(c)} has {len(own)} samples, fewer than the {k} asked for')

@@ -1,3 +1,5 @@
 "The papers' data sets, networks and tasks: `from latentreg_fastai.papers import *`"
+from . import data,networks
 from .data import *
 from .networks import *
+__all__ = data.__all__ + networks.__all__   # without it `import *` would bring the names of the modules too
