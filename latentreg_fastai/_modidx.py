@@ -807,6 +807,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'latentreg_fastai/data/groups.py'),
                                               'latentreg_fastai.data.groups.GroupDL.part': ( 'data.groups.html#groupdl.part',
                                                                                              'latentreg_fastai/data/groups.py'),
+                                              'latentreg_fastai.data.groups.GroupDL.part_batch': ( 'data.groups.html#groupdl.part_batch',
+                                                                                                   'latentreg_fastai/data/groups.py'),
                                               'latentreg_fastai.data.groups.GroupDL.randomize': ( 'data.groups.html#groupdl.randomize',
                                                                                                   'latentreg_fastai/data/groups.py'),
                                               'latentreg_fastai.data.groups.GroupDL.rows': ( 'data.groups.html#groupdl.rows',

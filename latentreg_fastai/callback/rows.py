@@ -133,7 +133,8 @@ class LoadedRows(MoreRows):
         if self.n*size != total:
             raise self.owner._error(f'a batch of {total} rows does not hold groups of {size}: its loader leaves out items')
         if self._longest < math.inf: self._check_texts()
-        (self.learn.xb,self.learn.yb),(self.inputs,self.targets) = self._loader.part_batch((self.xb,self.yb), self.n)
+        n_inp,(own,more) = len(self.xb),self._loader.part_batch((*self.xb,*self.yb), self.n)
+        self.learn.xb,self.learn.yb,self.inputs,self.targets = own[:n_inp],own[n_inp:],more[:n_inp],more[n_inp:]
 
     def _check_texts(self):
         if self._longest >= max((t.shape[1] for t in tensors_in(self.xb) if t.ndim > 1), default=0): return

@@ -6,6 +6,7 @@
 __all__ = ['GroupDL', 'MicroClusterDL', 'PairedDL', 'class_balanced', 'semisup_dls', 'Endless']
 
 # %% ../../nbs/07_data.groups.ipynb #3c44f784
+from ..layers import *
 from ..callback.core import *
 from .load import *
 from fastai.vision.all import *
@@ -58,6 +59,14 @@ class GroupDL(TfmdDL):
         "Take apart what `rows` has put together"
         t = t.view(-1, self.size, *t.shape[1:])
         return t[:,0],t[:,1:].flatten(0, 1)
+
+    def part_batch(self,
+        b, # A batch: tensors, or nested tuples, lists and dicts of them
+        n:int, # Groups in it
+    )->tuple: # The samples' own rows, and the others
+        "`part` of every tensor that has a row for each sample and partner; what has not is in both"
+        def part(t): return self.part(t) if t.ndim and len(t) == n*self.size else (t,t)
+        return split_tensors(part, b)
 
     def grouped(self,
         i:int, # Number of a batch in the epoch
