@@ -62,11 +62,12 @@ class _Gather(Callback):
 def _gather(learn, site, dl, act, memory, seed):
     "Features at `site`, probabilities and targets of the samples of `dl` that are kept"
     if dl.n is None: raise TypeError('LatentInterpretation: the loader must know how many samples it has')
-    idxs,seen = list(itertools.islice(dl.get_idxs(), dl.n)),[]
-    cb = _Gather(site, seen, dl.n, memory, seed)
-    if dl.indexed: dl = dl.new(get_idxs=_ConstantFunc(idxs))
+    idxs = list(itertools.islice(dl.get_idxs(), dl.n))
+    total,dl = dl.n,dl.new(get_idxs=_ConstantFunc(idxs)) if dl.indexed else dl
     exact = lambda pred: act(to_double(pred))            # in float32 the small probabilities of a very sure model would be 0
-    with site.hook(seen.append): probs,targets = learn.get_preds(dl=dl, act=exact, reorder=False, cbs=cb)
+    with site.seen() as seen:
+        cb = _Gather(site, seen, total, memory, seed)
+        probs,targets = learn.get_preds(dl=dl, act=exact, reorder=False, cbs=cb)
     if cb.at != cb.total: raise ValueError(f'LatentInterpretation: the loader gave {cb.at} samples and says it has {cb.total}')
     order = np.argsort(np.array(idxs)[cb.rows], kind='stable')       # the data set's, which a loader of texts does not keep
     mine = torch.from_numpy(cb.rows.nonzero()[0][order])
