@@ -1,22 +1,27 @@
-"""Trains the networks that `tutorial.interpretation` compares, measures them, and keeps the figures (interpretation.jsonl) and the weights of the first seed (interpretation.pth, float16)
+"""Train and measure the networks that `tutorial.interpretation` compares
 
     python nbs/results/interpretation.py
 
-goes on where it stopped; about half an hour on two cores. Delete the files to redo all. Methods, rates and strengths are those of the suites mnist-5k and pairs-5k, as their records have them."""
-from latentreg_fastai.all import *
+writes the figures to interpretation.jsonl and the weights of the first seed to interpretation.pth (float16). It takes about half an
+hour on two cores. An interrupted run continues where it stopped; delete the files to repeat everything. Methods, rates and strengths
+are read from the records of the suites mnist-5k and pairs-5k."""
+from latentreg_fastai.interpret import LatentInterpretation
+from latentreg_fastai.robustness import robustness
 from latentreg_fastai.bench import read_records, trained, versions, write_record
 from fastai.vision.all import *
 
 here = Path(__file__).parent
 file,weights = here/'interpretation.jsonl',here/'interpretation.pth'
-methods = {'baseline': ('mnist-5k','baseline'), 'input mixup': ('mnist-5k','MixUp'), 'manifold mixup': ('mnist-5k','ManifoldMixup'), 'VR': ('mnist-5k','VR'), 'cw-VR': ('mnist-5k','cw-VR'),
-           'CR': ('mnist-5k','CR'), 'cw-CR': ('mnist-5k','cw-CR'), 'ITRA-c': ('pairs-5k','ITRA-c'), 'phantom': ('pairs-5k','Phantom k=2')}
+methods = {'baseline': ('mnist-5k','baseline'), 'input mixup': ('mnist-5k','MixUp'), 'manifold mixup': ('mnist-5k','ManifoldMixup'),
+           'VR': ('mnist-5k','VR'), 'cw-VR': ('mnist-5k','cw-VR'), 'CR': ('mnist-5k','CR'), 'cw-CR': ('mnist-5k','cw-CR'),
+           'ITRA-c': ('pairs-5k','ITRA-c'), 'phantom': ('pairs-5k','Phantom k=2')}
 kept = 'baseline','manifold mixup','cw-VR','CR','ITRA-c','phantom'      # their weights are kept
 
 def run_of(name, seed):
-    "The run of a suite, and the error that its record has"
+    "The run of a suite, and the error in its record"
     suite,label = methods[name]
-    rec = next(r for r in read_records(here/suite/'records.jsonl') if r['stage'] == 'test' and r['seed'] == seed and r.get('label', r['method']) == label)
+    test = [r for r in read_records(here/suite/'records.jsonl') if r['stage'] == 'test' and r['seed'] == seed]
+    rec = next(r for r in test if r.get('label', r['method']) == label)
     return {k: rec[k] for k in ('data','data_args','net','net_args','method','args','seed','epochs','lr')},rec['error']
 
 def measure(name, seed):
@@ -26,8 +31,9 @@ def measure(name, seed):
     learn.dls.train.rng.seed(seed)
     interp = LatentInterpretation.from_learner(learn)
     table = robustness(learn, n=1000, seed=0)
-    rec = dict(method=name, seed=seed, run=run, error_in_suite=error, characteristics=interp.characteristics().iloc[:,0].to_dict(), calibration=interp.calibration().iloc[:,0].to_dict(),
-               knn={str(k): v for k,v in interp.knn().error.items()}, interpolation=interp.interpolation(n=1000).to_dict(), robustness=table.to_dict('list'), versions=versions())
+    rec = dict(method=name, seed=seed, run=run, error_in_suite=error, characteristics=interp.characteristics().iloc[:,0].to_dict(),
+               calibration=interp.calibration().iloc[:,0].to_dict(), knn={str(k): v for k,v in interp.knn().error.items()},
+               interpolation=interp.interpolation(n=1000).to_dict(), robustness=table.to_dict('list'), versions=versions())
     return learn,rec
 
 if __name__ == '__main__':

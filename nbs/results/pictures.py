@@ -1,10 +1,12 @@
-"""Trains the networks with a bottleneck of two units that `results.pictures` draws: spirals.npz, mnist2d.npz and pictures.jsonl
+"""Train the networks with a bottleneck of two units that `results.pictures` plots
 
     python nbs/results/pictures.py
 
-goes on where it stopped; about ten minutes for the spirals and an hour for MNIST on two cores. Delete the files to redo all."""
-import functools, sys
+writes spirals.npz, mnist2d.npz and pictures.jsonl. The spirals take about ten minutes and MNIST an hour on two cores. An interrupted
+run continues where it stopped; delete the files to repeat everything."""
 from latentreg_fastai.all import *
+from latentreg_fastai.papers import *
+from latentreg_fastai.viz import plane
 from latentreg_fastai.bench import read_records, versions, write_record
 from fastai.vision.all import *
 
@@ -25,7 +27,8 @@ def spirals(n, seed, turns=1.75, noise=.02):
     return torch.tensor(x, dtype=torch.float32),torch.tensor(y)
 
 at_bottleneck = dict(layers='bottleneck', input_mixup=False)
-treatments = {'baseline': {}, 'input mixup': dict(cbs=lambda: MixUp(1.)), 'manifold mixup': dict(cbs=lambda: ManifoldMixup(1., **at_bottleneck)),
+treatments = {'baseline': {}, 'input mixup': dict(cbs=lambda: MixUp(1.)),
+              'manifold mixup': dict(cbs=lambda: ManifoldMixup(1., **at_bottleneck)),
               'noise': dict(noise=True), 'dropout': dict(drop=.5), 'batch normalisation': dict(bn=True)}
 
 def spiral_net(bn=False, drop=0., noise=False, cbs=None):
@@ -44,7 +47,7 @@ def fit(dls, net, seed, epochs, lr, cbs):
 
 @torch.no_grad()
 def look(net, x, xlim=None, ylim=None, n=100):
-    "Hidden states of `x`, limits around most of them, and what the head says there"
+    "Hidden states of `x`, limits around most of them, and the probabilities that the head gives within these limits"
     h = net.bottleneck(net.encoder(x))
     if xlim is None:
         lo,hi = h.quantile(.005, 0),h.quantile(.995, 0)
@@ -64,13 +67,17 @@ def run_spirals(seeds=range(5)):
     for seed,(name,how) in itertools.product(seeds, treatments.items()):
         if ('spirals',name,seed) in done and (here/'spirals.npz').exists(): continue
         set_seed(seed)
-        learn,found = fit(tensor_dls((x,y), spirals(2000, 1), bs=100, device='cpu'), spiral_net(**how), seed, 100, 1e-3, how.get('cbs'))
+        dls = tensor_dls((x,y), spirals(2000, 1), bs=100, device='cpu')
+        learn,found = fit(dls, spiral_net(**how), seed, 100, 1e-3, how.get('cbs'))
         net = learn.model.eval()
         with torch.no_grad(): sure = net(uniform).softmax(1).amax(1)
-        write_record(records, dict(picture='spirals', method=name, seed=seed, epochs=100, lr=1e-3, **found, sure_elsewhere=float((sure > .99).float().mean()), versions=versions()))
+        write_record(records, dict(picture='spirals', method=name, seed=seed, epochs=100, lr=1e-3, **found,
+                                   sure_elsewhere=float((sure > .99).float().mean()), versions=versions()))
         if seed: continue
         h,limits,said = look(net, x)
-        with torch.no_grad(): surface,hu = net(torch.tensor(plane((-span,span), (-span,span), 150), dtype=torch.float32)).softmax(1),net.bottleneck(net.encoder(uniform))
+        with torch.no_grad():
+            surface = net(torch.tensor(plane((-span,span), (-span,span), 150), dtype=torch.float32)).softmax(1)
+            hu = net.bottleneck(net.encoder(uniform))
         arrays |= {f'{name}/{k}': v for k,v in dict(surface=surface, hidden=h, uniform=hu, said=said, limits=np.array(limits)).items()}
     if len(arrays) > 2: save(here/'spirals.npz', arrays)
 
@@ -80,13 +87,15 @@ def run_mnist():
         dls = mnist_dls(device='cpu')
         if digits < 10:
             part = lambda ds: tuple(t[ds.tensors[1] < digits] for t in ds.tensors)
-            dls = tensor_dls(part(dls.train_ds), part(dls.valid_ds), vocab=[str(i) for i in range(digits)], bs=100, val_bs=1000, after_batch=list(dls.train.after_batch.fs), device='cpu')
+            dls = tensor_dls(part(dls.train_ds), part(dls.valid_ds), vocab=[str(i) for i in range(digits)], bs=100, val_bs=1000,
+                             after_batch=list(dls.train.after_batch.fs), device='cpu')
         for name in ('baseline','input mixup','manifold mixup'):
             key = f'{digits}/{name}'
             if f'{key}/hidden' in arrays: continue
             set_seed(0)
             learn,found = fit(dls, bottleneck_mlp(n_out=digits), 0, 10, 1e-3, treatments[name].get('cbs'))
-            write_record(records, dict(picture=f'mnist 0-{digits-1}', method=name, seed=0, epochs=10, lr=1e-3, **found, versions=versions()))
+            rec = dict(picture=f'mnist 0-{digits-1}', method=name, seed=0, epochs=10, lr=1e-3, **found, versions=versions())
+            write_record(records, rec)
             x,y = (torch.cat(t) for t in zip(*[(x.as_subclass(Tensor),y.as_subclass(Tensor)) for x,y in learn.dls.valid]))
             h,limits,said = look(learn.model.eval(), x)
             arrays |= {f'{key}/{k}': v for k,v in dict(hidden=h, y=y.byte(), said=said, limits=np.array(limits)).items()}
