@@ -1,5 +1,8 @@
 "Experiments as data: `latentreg bench`"
 from .run import *
+from .records import *
+from .runner import *
 from .suite import *
 from .report import *
-from .cli import *
+from .speed import *
+from ..cli import *
