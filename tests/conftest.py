@@ -8,10 +8,18 @@ import matplotlib.pyplot as plt
 torch.set_num_threads(1)
 
 def pytest_addoption(parser):
-    parser.addoption('--all-faults', action='store_true', help='run the whole fault grid of test_conformance.py, not only the fixed slice of it')
+    parser.addoption('--all-grids', action='store_true', help='run all cases of every grid, not only the fixed slice of each')
+    parser.addoption('--all-faults', action='store_true', help='run all cases of the fault grid of test_conformance.py')
 
 def pytest_configure(config):
-    config.addinivalue_line('markers', 'grid: the fault grid')
+    config.addinivalue_line('markers', "grid(names, cases, every, always, option, ids): parameters of which every so many run, and those of which `always` is true; all of them with `--all-grids`, or `option`")
+
+def pytest_generate_tests(metafunc):
+    for m in metafunc.definition.iter_markers('grid'):
+        names,cases = m.args
+        every,always,option = m.kwargs['every'],m.kwargs.get('always', lambda c: False),m.kwargs.get('option', '--all-grids')
+        whole = metafunc.config.getoption('--all-grids') or metafunc.config.getoption(option)
+        metafunc.parametrize(names, [c for i,c in enumerate(cases) if whole or i % every == 0 or always(c)], ids=m.kwargs.get('ids'))
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pycollect_makeitem(collector, name, obj):

@@ -184,7 +184,8 @@ def stand_in(name):
         return tensor_dls((torch.rand(40, channels, size, size), y), (torch.rand(40, channels, size, size), y), vocab=list(range(classes)), bs=bs)
     return dls
 
-@pytest.mark.parametrize('name,condition', CONDITIONS, ids=plain)
+FIRST = {(n,next(iter(s.conditions))) for n,s in SUITES.items()}
+@pytest.mark.grid('name,condition', CONDITIONS, every=8, always=lambda c: c in FIRST or not SUITES[c[0]].conditions[c[1]]['gpu'], ids=plain)   # of what is for a GPU a slice
 def test_a_few_steps(name, condition, monkeypatch, tmp_path):
     "All rows of a suite's first condition, in the others the baseline, the last row and one that costs more"
     for d in SHAPES: monkeypatch.setitem(runner.datasets, d, stand_in(d))

@@ -17,20 +17,20 @@ def test_demo(tmp_path):
     assert list(table.index) == ['baseline','cw-VR'] and (table.seeds == 2).all() and table.error.between(0, 60).all()
     with Image.open(out/'demo.png') as im: assert im.width > 500
     assert all(w in p.stdout for w in ('error %','NLL','time a step','cw-VR','left out: ManifoldMixup'))
-    again = command(*small)
-    assert again.returncode == 2 and '--force' in again.stderr and 'demo.csv' in again.stderr
+    again = latentreg(*small)
+    assert again.status == 2 and '--force' in again.err and 'demo.csv' in again.err
     before = (out/'demo.csv').stat().st_mtime_ns
-    assert command(*small, '--force').returncode == 0 and (out/'demo.csv').stat().st_mtime_ns > before
+    assert latentreg(*small, '--force').status == 0 and (out/'demo.csv').stat().st_mtime_ns > before
 
 @pytest.mark.parametrize('args,said', [(('demo','--methods','Dropout'), ['unknown method Dropout','ManifoldMixup','cw-VR']), (('demo','--seeds','0'), ['--seeds must be 1 or more']),
                                        (('bench','imagenet'), ['imagenet','mnist-1k','.yaml']), ((), ['required'])])
 def test_wrong_words(args, said):
-    p = command(*args)
-    assert p.returncode == 2 and all(s in p.stderr for s in said), p.stderr
+    p = latentreg(*args)
+    assert p.status == 2 and all(s in p.err for s in said), p.err
 
 def test_help():
-    p = command('demo', '--help')
-    assert p.returncode == 0 and all(s in p.stdout for s in ('--out','--force','--methods','--seeds','demo.csv','no download'))
+    p = latentreg('demo', '--help')
+    assert p.status == 0 and all(s in p.out for s in ('--out','--force','--methods','--seeds','demo.csv','no download'))
 
 # A cluster
 

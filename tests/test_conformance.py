@@ -49,6 +49,7 @@ FAULTS = [KeyboardInterrupt, RuntimeError, CancelBatchException, CancelBackwardE
 EVENTS = [e for e in _events if e != 'after_create' and 'cancel' not in e] + ['after_cancel_batch']
 GRID = [(n,f,e,late,own,order) for n in CALLBACKS for f in FAULTS for e in EVENTS for late in (0,1) for own in (0,1) for order in (-9,1000)]
 SLICE = 29   # shares no factor with the sides of the grid, so the slice meets every value of each
+assert all(SLICE % n for n in (len(CALLBACKS),len(FAULTS),len(EVENTS)))
 
 class Fault(Callback):
     "Raises `exc` at `event`: at the first, or, but for `before_fit`, in the second epoch"
@@ -64,12 +65,7 @@ class Fault(Callback):
 
 def case_id(c): return f"{c[0]}-{c[1].__name__}-{c[2]}-{'later' if c[3] else 'first'}-{'learner' if c[4] else 'fit'}-{'after' if c[5] > 0 else 'before'}"
 
-def pytest_generate_tests(metafunc):
-    if 'case' in metafunc.fixturenames:
-        grid = GRID if metafunc.config.getoption('--all-faults') else GRID[::SLICE]
-        metafunc.parametrize('case', grid, ids=case_id)
-
-@pytest.mark.grid
+@pytest.mark.grid('case', GRID, every=SLICE, option='--all-faults', ids=case_id)
 def test_an_error_anywhere_leaves_nothing(case):
     name,exc,event,late,own,order = case
     cb,learn = make(name),learner_of(name)()

@@ -87,13 +87,14 @@ def test_the_queue():
 
 # It does not collapse
 
-def test_itra_does_not_collapse():
-    "1,000 MNIST images, the MLP without normalisation, Adam 1e-3, weight 0.6, five seeds: no run is above its baseline + 2 points; without a warm-up it is a guess"
+@pytest.mark.grid('seed', range(5), every=2)
+def test_itra_does_not_collapse(seed):
+    "1,000 MNIST images, the MLP without normalisation, Adam 1e-3, weight 0.6, five seeds, in CI three: no run is above its baseline + 2 points; without a warm-up it is a guess"
     spec = Suite.load('itra-collapse').spec
     suite = Suite({**spec, 'base': {**spec['base'], 'data_args': dict(n_train=1000, n_valid=2000), 'points': 1, 'last': 1}, 'rows': {'ITRA-c': {}, 'none': spec['rows']['none']}})
-    errors = {(r.get('label', r['method']),r['seed']): one_run(r)['error'] for r in suite.test_runs(suite.choose_lrs([]), {}) if r['seed'] == 0 or r.get('label') != 'none'}
-    assert all(errors['ITRA-c',s] < errors['baseline',s] + 2 for s in range(5)), errors
-    assert errors['none',0] > 80
+    errors = {r.get('label', r['method']): one_run(r)['error'] for r in suite.test_runs(suite.choose_lrs([]), {}) if r['seed'] == seed and (seed == 0 or r.get('label') != 'none')}
+    assert errors['ITRA-c'] < errors['baseline'] + 2, errors
+    assert seed or errors['none'] > 80
 
 # Input that cannot do
 
