@@ -59,7 +59,8 @@ class Fault(Callback):
         if event == 'after_cancel_batch': object.__setattr__(self, 'after_pred', self.cancel)
     def cancel(self): raise CancelBatchException
     def fail(self):
-        if self.raised or (self.late and self.event != 'before_fit' and getattr(self, 'train_iter', 0) < 3): return
+        later = {'before_fit': 0, 'before_epoch': 3, 'before_train': 3}.get(self.event, 4)   # batches trained on by then; there are three an epoch
+        if self.raised or (self.late and getattr(self, 'train_iter', 0) < later): return
         object.__setattr__(self, 'raised', True)
         raise self.exc('fault')
 
