@@ -43,6 +43,11 @@ def start(tmp_path):
     for p in procs:
         if p.poll() is None: kill(p)
 
+@pytest.fixture(scope='module')
+def cluster():
+    distributed = pytest.importorskip('distributed')
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as c: yield c.scheduler_address
+
 def kill(p):
     os.killpg(p.pid, signal.SIGKILL)
     return p.wait(60)

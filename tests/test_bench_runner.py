@@ -112,11 +112,6 @@ def test_a_process_that_dies(tmp_path):
     assert dead and 0 < len(whole_lines(file)) < 12
     assert [r['seed'] for r in run_all(runs, file)] == list(range(12)) and file.read_bytes().startswith(kept) and len(whole_lines(file)) == 12
 
-@pytest.fixture(scope='module')
-def cluster():
-    distributed = pytest.importorskip('distributed')
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as c: yield c.scheduler_address
-
 def test_dask_changes_no_figure(tmp_path, cluster):
     "The workers of a cluster give what this process gives, and a failed run does not stop the others"
     runs = [{**RUN, 'seed': s} for s in range(3)] + [BAD]
