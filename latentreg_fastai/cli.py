@@ -9,6 +9,22 @@ __all__ = ['main']
 import argparse,sys
 import latentreg_fastai
 
+# %% ../nbs/40_cli.ipynb #3a155f8e
+def _add_bench_arguments(p):
+    p.add_argument('suite', nargs='?', help='name of a suite, or the path of a .yaml file of your own')
+    p.add_argument('--list', action='store_true', help='show the suites')
+    p.add_argument('--methods', nargs='+', metavar='ROW', help='some of the rows of the suite, beside the baseline')
+    p.add_argument('--conditions', nargs='+', metavar='CONDITION', help='some of its conditions')
+    p.add_argument('--seeds', type=int, help="number of seeds; the suite's if not given")
+    p.add_argument('--jobs', type=int, default=1, help='runs at a time, each in a process of its own')
+    p.add_argument('--device', help="cpu, cuda, cuda:1, mps; fastai's choice if not given")
+    p.add_argument('--out', help='folder for the records and the report; latentreg-bench/SUITE if not given')
+    p.add_argument('--backend', choices=('local','dask'), default='local',
+                   help='where runs go: processes here, or the workers of a Dask cluster')
+    p.add_argument('--scheduler', metavar='ADDRESS', help='of the Dask scheduler')
+    p.add_argument('--retry', action='store_true', help='do runs again that failed')
+    p.add_argument('--smoke', action='store_true', help='a few steps of every row on little data, to see that it works')
+
 # %% ../nbs/40_cli.ipynb #77545efa
 def _parser():
     ap = argparse.ArgumentParser('latentreg', description='fastai callbacks that regularise what a network represents')
@@ -19,24 +35,15 @@ def _parser():
         p.set_defaults(f=f, error=p.error)
         return p
     known = 'a name that does not exist is answered with the list of those that do'
-    p = command('demo', _demo, "Train a small CNN on scikit-learn's digits with each callback, and print a table: about a minute, no download")
+    p = command('demo', _demo, "Train a small CNN on scikit-learn's digits with each callback, and print a table: "
+                               'about a minute, no download')
     p.add_argument('--out', default='latentreg-demo', help='folder for the table (demo.csv), its picture (demo.png) and the records')
-    p.add_argument('--methods', nargs='+', metavar='METHOD', help=f'names of methods, all that fit a plain classifier if not given; {known}')
+    p.add_argument('--methods', nargs='+', metavar='METHOD',
+                   help=f'names of methods, all that fit a plain classifier if not given; {known}')
     p.add_argument('--seeds', type=int, default=3, help='runs of each method')
     p.add_argument('--force', action='store_true', help='replace the results in the folder')
     p = command('bench', _bench, 'Run a suite, print its tables and write a report; it goes on where it stopped')
-    p.add_argument('suite', nargs='?', help='name of a suite, or the path of a .yaml file of your own')
-    p.add_argument('--list', action='store_true', help='show the suites')
-    p.add_argument('--methods', nargs='+', metavar='ROW', help='some of the rows of the suite, beside the baseline')
-    p.add_argument('--conditions', nargs='+', metavar='CONDITION', help='some of its conditions')
-    p.add_argument('--seeds', type=int, help="number of seeds; the suite's if not given")
-    p.add_argument('--jobs', type=int, default=1, help='runs at a time, each in a process of its own')
-    p.add_argument('--device', help="cpu, cuda, cuda:1, mps; fastai's choice if not given")
-    p.add_argument('--out', help='folder for the records and the report; latentreg-bench/SUITE if not given')
-    p.add_argument('--backend', choices=('local','dask'), default='local', help='where runs go: processes here, or the workers of a Dask cluster')
-    p.add_argument('--scheduler', metavar='ADDRESS', help='of the Dask scheduler')
-    p.add_argument('--retry', action='store_true', help='do runs again that failed')
-    p.add_argument('--smoke', action='store_true', help='a few steps of every row on little data, to see that it works')
+    _add_bench_arguments(p)
     p = command('report', _report, 'Print the tables of records and write the report: Markdown, CSV, plots')
     p.add_argument('folders', nargs='+', metavar='DIR', help='folder of `latentreg bench`')
     p = command('speed', _speed, 'Time a training step with each callback, relative to one without')
@@ -70,7 +77,8 @@ def _demo(args):
     runs = suite.test_runs(suite.choose_lrs([]), {})
     ours = [m for m in methods if find_method(m).listed and not find_method(m).of_fastai]
     left = [m for m in ours if m not in {r.method for r in runs}]
-    print(f"{len(runs)} runs: a small CNN on scikit-learn's digits, 300 to train on, 1,000 to measure on" + (f"\nleft out: {', '.join(left)}" if left else ''))
+    print(f"{len(runs)} runs: a small CNN on scikit-learn's digits, 300 to train on, 1,000 to measure on")
+    if left: print(f"left out: {', '.join(left)}")
     recs = run_all(runs, records)
     table = summary(recs)
     table.to_csv(files['csv'])
@@ -115,6 +123,7 @@ def _bench(args):
     folder = Path(args.out or Path('latentreg-bench')/suite.name)
     _print(bench(suite, folder, jobs=args.jobs, device=args.device, scheduler=args.scheduler, retry=args.retry))
 
+# %% ../nbs/40_cli.ipynb #6f6ebbd5
 def _report(args):
     from latentreg_fastai.bench import Report
     for folder in args.folders: _print(Report(folder))
@@ -123,7 +132,8 @@ def _print(report):
     from latentreg_fastai.bench import failed,show_table
     for c,t in report.tables.items(): print('', report.title(c), show_table(t).to_string(), sep='\n')
     bad = [r for r in report.records if failed(r)]
-    if bad: print(f"\n{len(bad)} run{'s' if len(bad) > 1 else ''} failed, the first with {bad[0]['failed']}; `latentreg bench` with --retry does them again")
+    runs = f"{len(bad)} run{'s' if len(bad) > 1 else ''}"
+    if bad: print(f"\n{runs} failed, the first with {bad[0]['failed']}; `latentreg bench` with --retry does them again")
     print('\nsaved:', ', '.join(map(str, report.write())))
     if bad and not report.tables: sys.exit(1)
 

@@ -23,7 +23,7 @@ min_seeds = 5                                            # fewer are not tested
 def paired(
     base, # Errors of the baseline, one a seed
     other, # Errors of a method, the same seeds
-)->dict: # gain (mean of base − other), gain_sd, low and high (95% confidence), wins, n, p (of a paired t-test; NaN with fewer than `min_seeds`)
+)->dict: # gain (mean of base − other), gain_sd, low and high (95% confidence), wins, n, p (NaN with fewer than `min_seeds`)
     "What a method gains over the baseline, seed by seed"
     base,other = (np.asarray(o, dtype=float) for o in (base, other))
     d = base - other
@@ -57,7 +57,8 @@ def rows_of(
     df,labels = pd.DataFrame(ok),pd.Series([row_of(r) for r in ok])
     order,first = {m: i for i,m in enumerate(methods)},dict(zip(labels[::-1], df.method[::-1]))
     place = lambda m: (m.startswith('baseline ×'), m != 'baseline', order.get(first[m], len(order)))
-    return {m: df[labels == m].drop_duplicates('seed', keep='last').set_index('seed').sort_index() for m in sorted(dict.fromkeys(labels), key=place)}
+    of = lambda m: df[labels == m].drop_duplicates('seed', keep='last').set_index('seed').sort_index()
+    return {m: of(m) for m in sorted(dict.fromkeys(labels), key=place)}
 
 def _figure(table):
     "What `error` is in a table, and its unit"
@@ -77,7 +78,7 @@ def _beside(g, ref):
 def summary(
     records:list, # Records of runs that differ in method, its arguments and seed only; `label` tells apart those of one method
     base:str='baseline', # Row that the others are compared with
-)->pd.DataFrame: # A row for each method: error % (mean, standard deviation), nll, ece where recorded; the paired gain over the baseline in points of error with its interval, wins of seeds, p, p_holm; step time and peak memory relative to the baseline
+)->pd.DataFrame: # For each method the figures' means and deviations, its paired gain, and time and memory relative to the baseline
     "Methods side by side, in the order of `methods`"
     by,rows = rows_of(records),[]
     if not by: raise ValueError('summary: there are no records of runs that ended well')
@@ -102,8 +103,8 @@ def _p(p): return '' if math.isnan(p) else '< 0.001' if p < .001 else f'{p:.3f}'
 
 def show_table(
     table:pd.DataFrame, # From `summary`
-)->pd.DataFrame: # The same for a reader: 'error %', 'NLL', 'gain, points' (mean ± standard deviation), '95% interval', 'wins', 'p (Holm)', 'better NLL', 'time a step'
-    "`table` as text columns"
+)->pd.DataFrame: # The same for a reader
+    "`table` as text columns: means ± standard deviations, and what compares with the baseline"
     figure,unit = _figure(table)
     out = pd.DataFrame({'arguments': table['args'], figure: _pm(table.error, table.error_sd, 2, 'NaN')}, index=table.index)
     if 'nll' in table: out['NLL'] = _pm(table.nll, table.nll_sd, 3, 'NaN')
@@ -128,7 +129,8 @@ def winners(
     unit = '' if 'figure' in table else ' points'
     of = lambda d: zip(d.index, d.gain, d.wins, d.pairs)
     named = lambda d: ', '.join(f'{m} ({g:+.2f}{unit}, {w} of {n} seeds)' for m,g,w,n in of(d)) or 'none'
-    lines = [f"lower {_figure(table)[0].removesuffix(' %')} than the baseline on average: {named(rest[rest.gain > 0])}", f'not: {named(rest[rest.gain <= 0])}']
+    figure = _figure(table)[0].removesuffix(' %')
+    lines = [f'lower {figure} than the baseline on average: {named(rest[rest.gain > 0])}', f'not: {named(rest[rest.gain <= 0])}']
     if 'nll' in table: lines.append(f"lower NLL on average: {', '.join(rest.index[rest.nll < table.nll['baseline']]) or 'none'}")
     return '\n'.join(lines)
 
@@ -137,7 +139,7 @@ def equal_cost(
     suite:Suite, # Of the records
     records:list, # Of the comparison in one condition
     condition=None, # Name of the condition
-)->pd.DataFrame: # A row for each method with a `cost`: how much more it was to take and took a step, both comparisons, with p corrected for their number
+)->pd.DataFrame: # For each method with a `cost` both comparisons, with p corrected for their number
     "Methods that cost more, at equal epochs and at equal cost"
     by,rows = rows_of(records),[]
     for m,row in suite.conditions[condition]['rows'].items():
@@ -167,9 +169,10 @@ def grids(
         arg = 'lr' if stage == 'lr' else next(iter(suite.conditions[condition]['rows'].get(label, {}).get('grid', {})), None)
         if arg is None: continue
         value = lambda r: r['lr'] if stage == 'lr' else r['args'][arg]
-        tried = {v: ', '.join('failed' if failed(r) else f"{r['error']:.2f}" for r in g if value(r) == v) for v in sorted({value(r) for r in g})}
+        errors = lambda v: ', '.join('failed' if failed(r) else f"{r['error']:.2f}" for r in g if value(r) == v)
+        tried = '; '.join(f'{v:g}: {errors(v)}' for v in sorted({value(r) for r in g}))
         best = suite.choose(g, value).get((condition,label))
-        rows.append(dict(row=label, argument=arg, tried='; '.join(f'{v:g}: {e}' for v,e in tried.items()), taken='' if best is None else f'{best:g}'))
+        rows.append(dict(row=label, argument=arg, tried=tried, taken='' if best is None else f'{best:g}'))
     return pd.DataFrame(rows, columns=['row','argument','tried','taken']).set_index('row')
 
 def paper_figures(
@@ -245,7 +248,7 @@ def plot_gains(
     ax=None, # Axes to draw in, one for each panel
     figsize:tuple=None, # Of a new figure, in inches
 ):
-    "What each method gains over the baseline, paired, with its 95% interval, over what a step of it costs; filled where p < 0.05 after Holm's correction; returns the axes"
+    "Paired gains with their 95% intervals over the cost of a step; filled where p < 0.05 after Holm's correction; returns the axes"
     rows = list(rows or dict.fromkeys(m for t in tables.values() for m in t.index if not m.startswith('baseline')))
     colors,marks = methods_colors(rows),dict(zip(rows, itertools.cycle('osD^vP*X<>dph8')))
     across,lines = min(ncols, len(tables)),-(-len(rows)//5)
@@ -321,9 +324,10 @@ def _failed_table(bad):
     rows = [dict(row=row_of(r), condition=r.get('condition', ''), stage=r.get('stage', ''), seed=r['seed'], error=r['failed']) for r in bad]
     return pd.DataFrame(rows).set_index('row')
 
-# %% ../../nbs/34_bench.report.ipynb #ab8830c1
-_how = """{figures} those of the last epoch, mean ± standard deviation over seeds. Gains are the baseline's figure minus the method's, seed by seed; \
-p is that of a paired t-test with Holm's correction for the methods of a table; with fewer than five seeds nothing is tested."""
+# %% ../../nbs/34_bench.report.ipynb #28af7e40
+_how = ("{figures} those of the last epoch, mean ± standard deviation over seeds. Gains are the baseline's figure minus the method's, "
+        "seed by seed; p is that of a paired t-test with Holm's correction for the methods of a table; "
+        'with fewer than five seeds nothing is tested.')
 
 @patch
 def _how_measured(self:Report):
@@ -352,7 +356,8 @@ def markdown(self:Report)->str:
     out = [f'# {s.title}', ' '.join((s.about or '').split()), _runs_text(self.records), self._how_measured()]
     for c in self.tables: out += self._condition(c)
     without = [str(c) for c in s.conditions if not self.test[c]]
-    if without: out += ['## Not run', 'No records of the comparison exist yet.' if without == ['None'] else f"No records exist yet of: {', '.join(without)}."]
+    named = f"No records exist yet of: {', '.join(without)}." if without != ['None'] else 'No records of the comparison exist yet.'
+    if without: out += ['## Not run', named]
     bad = [r for r in self.records if failed(r)]
     if bad: out += ['## Failed', _markdown(_failed_table(bad))]
     return '\n\n'.join(p for p in out if p) + '\n'
@@ -371,9 +376,11 @@ def write(self:Report)->list: # The files
     text = self.markdown()
     self.table().to_csv(files[1])
     compared = {self.title(c): t for c,t in self.tables.items() if 'gain' in t}
-    if any(not m.startswith('baseline') for t in compared.values() for m in t.index): files.append(self._save(plot_gains(compared), 'gains.png'))
+    if any(not m.startswith('baseline') for t in compared.values() for m in t.index):
+        files.append(self._save(plot_gains(compared), 'gains.png'))
     for i,(c,rs) in enumerate(self.test.items()):
-        if c in self.tables: files.append(self._save(plot_table(rs, self.title(c)), f'errors-{i+1}.png' if len(self.test) > 1 else 'errors.png'))
+        name = f'errors-{i+1}.png' if len(self.test) > 1 else 'errors.png'
+        if c in self.tables: files.append(self._save(plot_table(rs, self.title(c)), name))
     files[0].write_text(text + ''.join(f'\n![{f.stem}]({f.name})\n' for f in files[2:]), encoding='utf8')
     return files
 

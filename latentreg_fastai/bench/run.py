@@ -76,7 +76,7 @@ class Method:
         tasks=None, # Names in `tasks` that it is meant for; by default it may be tried with all
         needs=None, # Names in `Method.can_need` of what `make` is given besides the arguments
         timed:dict=None, # Arguments to time it with
-        beside:dict=None, # Label: a function that makes a callback from what the method needs, to time a step with the same extra work and no more
+        beside:dict=None, # Label: a function that makes a callback from what the method needs, for steps with that work alone
         of_fastai:bool=False, # Is it one of fastai's, for comparison?
         listed:bool=True, # Is it for general use? If not, only the suites that name it use it
     ):
@@ -95,7 +95,9 @@ class Method:
         return not self.tasks or task in self.tasks
 
     @property
-    def plain(self): "Can it train a classifier whose samples all have labels?"; return self.suits('classification') and 'unlabeled' not in self.needs
+    def plain(self):
+        "Can it train a classifier whose samples all have labels?"
+        return self.suits('classification') and 'unlabeled' not in self.needs
 
 def find_method(
     name:str, # A name in `methods`
@@ -118,11 +120,12 @@ class ExtraPass(Callback):
 # %% ../../nbs/30_bench.run.ipynb #d46b61c0
 _torchvision = {n.lower(): partial(torchvision_dls, n) for n in ('FashionMNIST','KMNIST','CIFAR100','SVHN','STL10')}
 datasets = Registry('data set', 'datasets', dict(
-    digits=digits_dls, mnist=mnist_dls, cifar10=cifar10_dls, agnews=agnews_dls, imagenet=imagenet_dls, rotation=rotation_dls, **_torchvision))
+    digits=digits_dls, mnist=mnist_dls, cifar10=cifar10_dls, agnews=agnews_dls, imagenet=imagenet_dls, rotation=rotation_dls,
+    **_torchvision))
 
 def _resnet18(n_in=3, n_out=10): return models.resnet18(num_classes=n_out)
-_of_images = (cnn, small_cnn, resnet20, resnet32, resnet56, resnet110, preact_resnet18, preact_resnet34, preact_resnet152, wrn_28_2, wrn_28_10,
-              resnet18_32, vgg13_32, mobilenet_v2_32)
+_of_images = (cnn, small_cnn, resnet20, resnet32, resnet56, resnet110, preact_resnet18, preact_resnet34, preact_resnet152,
+              wrn_28_2, wrn_28_10, resnet18_32, vgg13_32, mobilenet_v2_32)
 networks = Registry('network', 'networks', dict(
     mlp=flat_input(mlp), resnet18=_resnet18, **{f.__name__: f for f in _of_images},
     minilm=minilm, rotation_net=rotation_net, autoencoder=Autoencoder, dcgan=dcgan))
@@ -132,7 +135,8 @@ optimizers = Registry('optimizer', 'optimizers', dict(
     adam=Adam, adam_gan=partial(Adam, mom=.5, sqr_mom=.999), sgd=partial(SGD, mom=.9), rmsprop=RMSProp))
 fits,precisions = ('one_cycle','flat','drops'),('bf16','fp16')
 
-# %% ../../nbs/30_bench.run.ipynb #cb873340
+# %% ../../nbs/30_bench.run.ipynb #bf4f45c3
+def _mixup(alpha=.4): return MixUp(float(alpha))         # torch's Beta takes no whole number, which YAML may give
 methods = Registry('method', 'methods', {
     'baseline':      Method(),
     'ManifoldMixup': Method(ManifoldMixup),
@@ -155,7 +159,7 @@ methods = Registry('method', 'methods', {
                                   beside={'baseline + pseudo-label pass': lambda unlabeled: ExtraPass()}),
     'GANMixup':      Method(GANMixup, tasks='gan'),
     'LabelSmoothing':Method(LabelSmoothingCrossEntropyFlat, tasks='classification', of_fastai=True),
-    'MixUp':         Method(lambda alpha=.4: MixUp(float(alpha)), of_fastai=True),   # YAML may give a whole number, which torch's Beta does not take
+    'MixUp':         Method(_mixup, of_fastai=True),
     'ITRA-c remedy': Method(ITRARemedy, listed=False)})
 
 # %% ../../nbs/30_bench.run.ipynb #b7fce039
@@ -195,11 +199,14 @@ def pack_added()->bytes:
                 except Exception as e: raise ValueError(f'{k}[{name!r}] cannot be sent to another process: {e}') from e
         raise
 
+@functools.lru_cache(maxsize=1)
+def _unpacked(packed): return cloudpickle.loads(packed)   # once for all runs of a process, so that an entry stays the same object
+
 def unpack_added(
     packed:bytes, # From `pack_added` in another process
 ):
     "Have the same entries in the registries of this process"
-    for k,entries in cloudpickle.loads(packed).items(): registries[k].replace_added(entries)
+    for k,entries in _unpacked(packed).items(): registries[k].replace_added(entries)
 
 # %% ../../nbs/30_bench.run.ipynb #d8cec437
 @dataclass(frozen=True, eq=False)
@@ -215,7 +222,7 @@ class Run(Mapping):
     epochs:int               # Epochs of training
     lr:float                 # Learning rate; the highest one if it changes
     task:str=None            # What is trained: a name in `tasks`; by default 'classification'
-    labeled:int=None         # Number of training samples that keep their labels, for methods that use the others without; by default all
+    labeled:int=None         # Number of training samples that keep their labels; by default all do
     vae:dict=None            # Arguments of `fit_vae`, for methods that need an autoencoder
     fit:str=None             # Course of the rate: 'one_cycle' (the default), 'flat' or 'drops'
     drops:list=None          # For 'drops': shares of training at which the rate falls to a tenth
@@ -319,7 +326,8 @@ class _Autocast(MixedPrecision):
     def before_fit(self):
         super().before_fit()
         if self.dls.device.type == 'cuda': return
-        if self.amp_mode != AMPMode.BF16: raise ValueError(f'precision {self.amp_mode.value!r} needs a GPU: on {self.dls.device} there is bf16')
+        if self.amp_mode != AMPMode.BF16:
+            raise ValueError(f'precision {self.amp_mode.value!r} needs a GPU: on {self.dls.device} there is bf16')
         self.autocast = torch.autocast(self.dls.device.type, torch.bfloat16)
 
 def _dropout(model, p):
@@ -425,7 +433,7 @@ def versions()->dict:
 
 def one_run(
     run, # A `Run`, its settings or its record
-)->dict: # Its record: the settings; error (%, or what `figure` says), nll, ece and brier of the last epoch, medians of the first two over the last epochs, measures, curve, terms, step_ms, images_s, memory_mb (peak), seconds, device, threads, versions
+)->dict: # Its record
     "Train as `run` says and measure on the validation loader"
     run,start = Run.from_dict(run).check(),time.perf_counter()
     n,last,points,peak,task = run.epochs,run.get('last', 5),run.get('points', 10),_PeakMemory(),task_of(run)

@@ -36,7 +36,8 @@ class Suite:
         self.who = f'suite {name}'
         self._check('suite', spec, 'title','version','base','lrs','rows')
         self.title,self.version,self.about,self.paper = (spec.get(k) for k in ('title','version','about','paper'))
-        shared = {k: spec.get(k) or {} for k in ('base','tune','rows')} | dict(lrs=spec['lrs'], seeds=spec.get('seeds', 5), gpu=spec.get('gpu', False))
+        shared = {k: spec.get(k) or {} for k in ('base','tune','rows')}
+        shared |= dict(lrs=spec['lrs'], seeds=spec.get('seeds', 5), gpu=spec.get('gpu', False))
         for k in ('base','rows'): self._check_mapping(f'`{k}`', spec[k])
         for k in ('conditions','tune'): self._check_mapping(f'`{k}`', spec.get(k) or {})
         own = {c if c is None else str(c): s or {} for c,s in (spec.get('conditions') or {None: {}}).items()}
@@ -56,7 +57,8 @@ def load(cls:Suite,
     "Read a suite"
     path = suite_files().get(name, Path(name))
     if not (path.suffix in ('.yaml','.yml') and path.exists()):
-        raise ValueError(f"there is no suite {name!r}: there are {', '.join(suite_files())}; a suite of your own is given as the path of its .yaml file")
+        raise ValueError(f"there is no suite {name!r}: there are {', '.join(suite_files())}; "
+                         'a suite of your own is given as the path of its .yaml file')
     try: spec = yaml.safe_load(path.read_text(encoding='utf8'))
     except yaml.YAMLError as e: raise ValueError(f'{path} is not YAML: {e}') from e
     if not isinstance(spec, dict): raise ValueError(f'{path} holds no suite: {spec!r}')
@@ -206,7 +208,8 @@ def test_runs(self:Suite,
     best:dict, # For each condition and row its chosen arguments
 )->list:
     "Runs of the comparison: a seed of every row, then the next, so that a machine that slows down slows all"
-    return [self._run(n, 'test', m, best.get((n,m), {}), s, lrs[n]) for n,c in self.conditions.items() for s in c['seeds'] for m in c['rows']]
+    return [self._run(n, 'test', m, best.get((n,m), {}), s, lrs[n]) for n,c in self.conditions.items()
+            for s in c['seeds'] for m in c['rows']]
 
 # %% ../../nbs/33_bench.suite.ipynb #37fbad56
 @patch
@@ -249,7 +252,8 @@ def _check_folder(self:Suite, file):
     old = {r.get('version', self.version) for r in recs if r.get('suite', self.name) == self.name} - {self.version}
     other = {r['suite'] for r in recs if 'suite' in r} - {self.name}
     if other or old:
-        theirs = f"suite {', '.join(sorted(other))}" if other else f'version {old.pop()} of suite {self.name}, which is now at version {self.version}'
+        older = lambda: f'version {old.pop()} of suite {self.name}, which is now at version {self.version}'
+        theirs = f"suite {', '.join(sorted(other))}" if other else older()
         raise ValueError(f'{file} holds records of {theirs}: give another folder; nothing in it was changed')
     kept = Path(file).parent/'suite.yaml'
     if kept.exists() and self._trains_differently(yaml.safe_load(kept.read_text(encoding='utf8'))):

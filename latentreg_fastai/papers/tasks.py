@@ -101,7 +101,8 @@ class GAN(Classification):
     def network(self, x, dls): return self.make(*dls.one_batch()[1].shape[1:3], **self.net_args)
     def learner(self, dls, model, loss_func=None, **kwargs):
         if loss_func is not None: raise ValueError(f'a GAN has losses of its own, and cannot be trained with {loss_func!r}')
-        return GANLearner(dls, *model, generator_loss, critic_loss, switcher=FixedGANSwitcher(n_crit=1, n_gen=1), switch_eval=False, **kwargs)
+        switcher = FixedGANSwitcher(n_crit=1, n_gen=1)
+        return GANLearner(dls, *model, generator_loss, critic_loss, switcher=switcher, switch_eval=False, **kwargs)
     def figures(self, learn):
         judge,real,error = gan_judge(self.load, json.dumps(self.data_args))
         with untouched(learn), torch.no_grad():
@@ -112,7 +113,7 @@ class GAN(Classification):
 class ITRARemedy(ITRA):
     "ITRA that acts from the first step on, with one remedy against its collapse"
     def __init__(self,
-        remedy:str=None, # `'floor'`: σ is at least `factor` × the mean of ‖z‖²; `'running'`: a moving average of σ; `'distance'`: σ is the median distance, not its square; `'ramp'`: the weight rises over the first fifth of training
+        remedy:str=None, # `'floor'`, `'running'`, `'distance'` or `'ramp'`; by default none, which is `ITRA` with its warm-up
         factor:float=1., # For `'floor'`
         **kwargs # For `ITRA`
     ):
