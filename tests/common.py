@@ -8,6 +8,8 @@ from latentreg_fastai.callback.core import *
 from latentreg_fastai.layers import *
 from latentreg_fastai.papers import *
 from latentreg_fastai.stats import *
+from latentreg_fastai.viz import *
+from latentreg_fastai.robustness import *
 
 # Comparisons
 

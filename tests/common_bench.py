@@ -2,7 +2,8 @@
 import contextlib, hashlib, io, json, pytest, resource, signal, subprocess, sys, yaml
 from common import *
 from latentreg_fastai.bench import *
-from latentreg_fastai.bench import cli, run as runner, suite as suite_module
+from latentreg_fastai import bench
+from latentreg_fastai.bench import run as run_module, runner, suite as suite_module
 
 linux = pytest.mark.skipif(not sys.platform.startswith('linux'), reason='looks into /proc')
 no_gpu = pytest.mark.skipif(torch.cuda.is_available() or default_device().type != 'cpu', reason='for a machine without a GPU')
@@ -34,7 +35,7 @@ def start(tmp_path):
     procs = []
     def f(*args):
         said = tmp_path/f'said{len(procs)}.txt'
-        with open(said, 'wb') as o: p = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', 'from latentreg_fastai.bench import main; main()', *map(str, args)],
+        with open(said, 'wb') as o: p = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', 'from latentreg_fastai.cli import main; main()', *map(str, args)],
                                                          stdout=o, stderr=subprocess.STDOUT, start_new_session=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
         p.said = said
         procs.append(p)
@@ -66,10 +67,10 @@ def whole_lines(file):
     "Records by key: every line is one, and none is there twice"
     text = file.read_bytes()
     recs = [json.loads(l) for l in text.splitlines()]
-    assert text.endswith(b'\n') and len({runner._key(r) for r in recs}) == len(recs)
-    return {runner._key(r): r for r in recs}
+    assert text.endswith(b'\n') and len({run_key(r) for r in recs}) == len(recs)
+    return {run_key(r): r for r in recs}
 
-def figures(records): return {runner._key(r): (r.get('error'),r.get('nll'),r.get('failed')) for r in records}
+def figures(records): return {run_key(r): (r.get('error'),r.get('nll'),r.get('failed')) for r in records}
 
 def opened(p):
     "Files that a process has open"
@@ -87,7 +88,7 @@ def halt_in_a_run(p, file):
         wait(lambda: claims(p), p)
         p.send_signal(signal.SIGSTOP)
         time.sleep(.05)
-        mine = claims(p) - {hashlib.sha1(k.encode()).hexdigest() for k in map(runner._key, read_records(file))}
+        mine = claims(p) - {hashlib.sha1(k.encode()).hexdigest() for k in map(run_key, read_records(file))}
         if mine and not any(f.name.startswith('.records') for f in opened(p)): return mine.pop()
         p.send_signal(signal.SIGCONT)
         time.sleep(.02)

@@ -1,16 +1,16 @@
 "One run: ways to train, what is measured, every task."
-import pytest
-import json
+import json, pytest, subprocess, sys
 from common import *
-
 from common_bench import *
+from latentreg_fastai.bench import run as run_module
 
 RUN = dict(data='digits', data_args=dict(n_train=100, n_valid=100), net='small_cnn', net_args={}, method='cw-VR', args=dict(weight=1.), seed=0, epochs=2, lr=1e-2)
 
 def test_every_callback_has_a_name_in_the_runner():
-    made = {getattr(f, 'func', f).__name__ for m,f in methods.items() if f and m not in of_fastai}
+    made = {getattr(m.make, 'func', m.make).__name__ for m in methods.values() if m.make and m.listed and not m.of_fastai}
     import latentreg_fastai.all as everything
-    there = {n for n,o in vars(everything).items() if isinstance(o, type) and issubclass(o, LayerCallback) and o.__module__.startswith('latentreg_fastai.callback')}
+    bases = [f'latentreg_fastai.callback.{r}' for r in ('core','mixing','rows')]
+    there = {n for n,o in vars(everything).items() if isinstance(o, type) and issubclass(o, LayerCallback) and o.__module__ not in bases}
     assert made == there - set(ONLY_WATCH)
 
 def test_whole_numbers_of_a_suite_suit_fastais_mixup():
@@ -25,7 +25,7 @@ def test_a_loss_is_a_method_and_nll_is_the_nll():
     close(plain['nll'], smooth['nll'], eps=1e-6)          # nothing was learnt: the same network
     assert plain['curve'][0]['train_loss'] != smooth['curve'][0]['train_loss']
     flat = [{**RUN, 'fit': f} for f in ('flat','one_cycle')]
-    assert runner._key(flat[0]) != runner._key(flat[1]) and one_run(flat[0])['nll'] != one_run(flat[1])['nll']
+    assert run_key(flat[0]) != run_key(flat[1]) and one_run(flat[0])['nll'] != one_run(flat[1])['nll']
 
 def test_ways_to_train(monkeypatch):
     "Each changes the run; bfloat16 is seen by the network, on a CPU too, where fp16 is refused by name"
@@ -74,14 +74,14 @@ def test_semi_supervised_run_has_its_labels():
     learn = trained({**SMALL, **RUNS['semi-supervised'], 'epochs': 1})
     base = trained({**SMALL, **RUNS['semi-supervised'], 'epochs': 1, 'method': 'baseline', 'args': {}})
     assert len(learn.dls.train_ds) == 20 and torch.equal(learn.dls.train_ds.tensors[0], base.dls.train_ds.tensors[0]) and len(learn.dls.valid_ds) == 100
-    said = lambda run: runner._quiet_run({**SMALL, **run})['failed']
+    said = lambda run: runner.recorded_run({**SMALL, **run})['failed']
     assert 'give `labeled`' in said({**RUNS['semi-supervised'], 'labeled': None}) and 'LabelSmoothing is for other tasks' in said({**RUNS['gan'], 'method': 'LabelSmoothing', 'args': {}})
 
 def test_rows_share_the_autoencoder(monkeypatch):
     "Of the same data and seed; another seed has another"
-    made,fit = [],runner.fit_vae
-    monkeypatch.setattr(runner, 'fit_vae', lambda *a, **kw: made.append(kw['seed']) or fit(*a, **kw))
-    runner._vaes.clear()
+    made,fit = [],run_module.fit_vae
+    monkeypatch.setattr(run_module, 'fit_vae', lambda *a, **kw: made.append(kw['seed']) or fit(*a, **kw))
+    run_module._vaes.clear()
     run = {**SMALL, **RUNS['VarMixup'], 'measures': None, 'epochs': 1}
     run.pop('measures')
     for r in (run, {**run, 'args': dict(p=.5)}, {**run, 'seed': 1}): one_run(r)
@@ -107,3 +107,200 @@ def test_memory_is_the_runs_own(tmp_path):
     _,before,wide,after = (r['memory_mb'] for r in run_all(runs, tmp_path/'r.jsonl'))
     weights = 16*50_000*(128+10)/2**20
     assert .8*weights < wide < 4*weights and max(before, after) < wide/4
+
+ONE = {**RUN, 'epochs': 1}
+
+# The key and the record
+
+KEY = 'condition stage task labeled vae data data_args net net_args method args seed epochs lr fit drops opt wd precision channels_last drop measures label'.split()
+def as_before(run):
+    "The key as it was when runs were dicts"
+    text = json.dumps({k: run[k] for k in KEY if run.get(k) is not None}, sort_keys=True)
+    return json.dumps(json.loads(text, parse_float=lambda s: int(x) if (x := float(s)).is_integer() else x))
+
+HERE = Path(__file__).resolve().parent.parent
+FILES = sorted(HERE.glob('nbs/results/*/records.jsonl'))
+
+@pytest.mark.parametrize('file', FILES, ids=lambda f: f.parent.name)
+def test_the_key_of_every_record(file):
+    "Records that were made before are recognised, and a run gives back what its record says"
+    recs = read_records(file)
+    assert recs
+    for r in recs:
+        run = Run.from_dict(r)
+        assert run.key == run_key(r) == as_before(r)
+        assert run.to_dict() == {k: v for k,v in r.items() if k in settings_of_runs} and run == run.to_dict()
+        assert row_of(r) == run.row == r.get('label', r['method'])
+
+def test_there_are_records(): assert len(FILES) > 10
+
+def test_what_makes_two_runs_the_same():
+    run = Run.from_dict(ONE)
+    same = [dict(args=dict(weight=1)), dict(lr=.01), dict(suite='mine', version=3), dict(points=1, last=2), dict(fit=None)]
+    other = [dict(seed=1), dict(args={}), dict(fit='one_cycle'), dict(label='mine'), dict(stage='test'), dict(measures=['robustness']), dict(data_args={})]
+    assert {run.replaced(**c).key for c in same} == {run.key} and len({run.key, *(run.replaced(**c).key for c in other)}) == 1 + len(other)
+
+def test_a_run_reads_like_its_record():
+    run = Run.from_dict({**ONE, 'wd': 0., 'opt': None})
+    assert {**run} == {**ONE, 'wd': 0.} and run['wd'] == run.wd == 0 and 'opt' not in run and run.get('opt', 'adam') == 'adam' and len(run) == 10
+    with pytest.raises(KeyError): run['opt']
+    with pytest.raises(KeyError): run['key']
+    with pytest.raises(AttributeError): run.seed = 3
+    assert Run.from_dict(run) is run and run == Run(**ONE, wd=0.) != Run(**ONE) and "method='cw-VR'" in repr(run) and 'opt' not in repr(run)
+    import copy, pickle
+    assert pickle.loads(pickle.dumps(run)) == copy.deepcopy(run) == run
+
+@pytest.mark.parametrize('change,match', [
+    (dict(epoch=3), ["no 'epoch'",'epochs']), (dict(net_args=None), ["needs 'net_args'"]), (dict(epochs=0), ['`epochs`','whole number']), (dict(epochs=1.5), ['`epochs`','1.5']),
+    (dict(labeled='x'), ['`labeled`',"'x'"]), (dict(vae=3), ['`vae`','mapping']), (dict(args=[1]), ['`args`','mapping']), (dict(fit='onecycle'), ['`fit`','one_cycle']), (dict(fit='drops'), ['`drops`']),
+    (dict(precision='fp8'), ['`precision`','bf16']), (dict(net='resnet19'), ["network 'resnet19'",'resnet20',"networks['resnet19']"]), (dict(data='digit'), ["data set 'digit'",'digits',"datasets['digit']"]),
+    (dict(method='VRR'), ["method 'VRR'",'cw-VR',"methods['VRR']"]), (dict(task='regression'), ["task 'regression'","tasks['regression']"]), (dict(opt='adamw'), ["optimizer 'adamw'","optimizers['adamw']"]),
+    (dict(measures=['robust']), ["measure 'robust'","measures['robust']"]), (dict(method='GANMixup', args={}), ['GANMixup','gan','classification']), (dict(method='SemiSupervisedMixup', args={}), ['labeled'])], ids=lambda o: '' if isinstance(o, list) else ' '.join(o))
+def test_what_a_run_cannot_be(change, match):
+    "Told before anything is trained, by all that takes a run"
+    for f in (trained, one_run, lambda r: Run.from_dict(r).check()):
+        with pytest.raises(ValueError) as e: f({**ONE, **change})
+        assert all(m in str(e.value) for m in match), e.value
+
+def test_a_record_can_be_trained_again():
+    rec = one_run(ONE)
+    again = one_run(rec)
+    assert list(rec) == list(again) and (rec['error'],rec['nll'],rec['curve']) == (again['error'],again['nll'],again['curve'])
+    assert {k: rec[k] for k in ONE} == ONE
+
+# Methods
+
+def test_methods_say_what_they_are_for():
+    assert [n for n in methods if not find_method(n).listed] == ['ITRA-c remedy'] and [n for n in methods if find_method(n).of_fastai] == ['LabelSmoothing','MixUp']
+    assert [n for n in methods if not find_method(n).plain] == ['SemiSupervisedMixup','GANMixup']
+    assert {n: list(m.needs) for n,m in methods.items() if m.needs} == dict(VarMixup=['vae'], SemiSupervisedMixup=['unlabeled'])
+    assert methods['baseline']() is None and isinstance(methods['cw-VR'](weight=2.), VarianceRegularizer)
+    with pytest.raises(ValueError, match="Method.*`needs`.*'vae'.*'teacher'"): Method(needs='teacher')
+
+def test_no_list_shows_an_experiments_method():
+    "It can be found, but neither errors nor the command offer it"
+    assert isinstance(find_method('ITRA-c remedy')(), ITRA)
+    with pytest.raises(ValueError) as e: find_method('itra')
+    assert 'remedy' not in str(e.value) and 'ITRA-c split' in str(e.value)
+
+@pytest.fixture
+def registered():
+    yield
+    for r in registries.values(): r.replace_added({})
+
+def test_a_method_is_given_what_it_needs(registered):
+    seen = []
+    def mine(**kwargs): seen.append(kwargs); return Callback()
+    methods['mine'] = Method(mine, needs=['vae','unlabeled'])
+    trained({**ONE, 'method': 'mine', 'labeled': 20, 'vae': dict(epochs=1, width=4, dim=3), 'args': dict(a=1)})
+    (given,) = seen
+    assert list(given) == ['vae','unlabeled','a'] and isinstance(given['vae'], nn.Module) and len(given['unlabeled'].dataset) == 80 and given['a'] == 1
+
+def test_a_loss_of_ones_own(registered):
+    methods['sharp'] = lambda s: lambda pred, y: F.cross_entropy(s*pred, y)
+    learn = trained({**ONE, 'method': 'sharp', 'args': dict(s=2.)})
+    pred,y = torch.randn(4, 10),torch.arange(4)
+    assert torch.equal(learn.loss_func(pred, y), F.cross_entropy(2*pred, y))
+    assert one_run({**ONE, 'method': 'sharp', 'args': dict(s=1.)})['nll'] == one_run({**ONE, 'method': 'baseline', 'args': {}})['nll']
+
+def test_networks_of_ones_own(registered):
+    "They are told the sizes that they take"
+    seen = []
+    def make(n_out, **kwargs): seen.append((n_out,kwargs)); return nn.Sequential(nn.Flatten(), nn.Linear(64, n_out))
+    networks['fixed'],networks['free'],networks['none'] = lambda n_out: make(n_out),make,lambda: make(10)
+    for n in ('fixed','free','none'): trained({**ONE, 'net': n, 'method': 'baseline', 'args': {}})
+    assert seen == [(10,{}),(10,dict(n_in=1)),(10,{})]
+
+def test_all_of_ones_own_is_timed(registered):
+    methods['mine'] = partial(VarianceRegularizer, classwise=False)
+    t = speed(['mine'], rounds=1, settings=['MLP, batch 100, TensorDL'])
+    assert list(t.index) == ['baseline again','mine','baseline, ms a step']
+
+# In every process
+
+def register():
+    "One entry of each kind, with closures and a class that no other process can import"
+    scale = 2.
+    class Mine(LatentCallback):
+        def penalty(self, z, *yb): return scale*z.square().mean()
+    class Margin(run_module.Classification):
+        figure = 'margin'
+        def figures(self, learn): return dict(error=float(learn.recorder.values[-1][1]))
+    methods['mine'] = Mine
+    datasets['mine'] = lambda seed, n: digits_dls(n_train=n, n_valid=100, seed=seed)
+    networks['mine'] = lambda n_out: nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, n_out))
+    tasks['mine'] = Margin
+    optimizers['mine'] = partial(Adam, mom=.5)
+    measures['mine'] = lambda learn: scale*len(learn.dls.train_ds)
+
+MINE = dict(data='mine', data_args=dict(n=60), net='mine', net_args={}, method='mine', args={}, task='mine', opt='mine', measures=['mine'], epochs=1, lr=1e-2)
+
+def check_mine(recs, want):
+    assert not any(map(failed, recs)), recs[0].get('traceback')
+    assert [(r['error'],r['mine'],r['figure']) for r in recs] == [(r['error'],120.,'margin') for r in want]
+
+def test_names_of_ones_own_at_two_jobs(tmp_path, registered):
+    register()
+    runs = [{**MINE, 'seed': s} for s in range(3)]
+    check_mine(run_all(runs, tmp_path/'two.jsonl', jobs=2), run_all(runs, tmp_path/'one.jsonl'))
+
+def test_worker_processes_forget_what_is_gone(tmp_path, registered):
+    "A replaced entry is known to them, and put back when it is"
+    run = {**ONE, 'method': 'VR', 'args': {}}
+    usual = run_all([run], tmp_path/'a.jsonl', jobs=2)[0]
+    methods['VR'] = lambda: VarianceRegularizer(100.)
+    other = run_all([run], tmp_path/'b.jsonl', jobs=2)[0]
+    methods.replace_added({})
+    again = run_all([run], tmp_path/'c.jsonl', jobs=2)[0]
+    assert usual['nll'] == again['nll'] != other['nll']
+
+def test_names_of_ones_own_on_a_cluster(tmp_path, registered):
+    distributed = pytest.importorskip('distributed')
+    register()
+    runs = [{**MINE, 'seed': s} for s in range(2)]
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as c:
+        there = run_all(runs, tmp_path/'there.jsonl', scheduler=c.scheduler_address)
+    check_mine(there, run_all(runs, tmp_path/'here.jsonl'))
+
+def test_what_cannot_be_sent(tmp_path, registered):
+    import threading
+    lock = threading.Lock()
+    methods['locked'] = lambda: lock and None
+    with pytest.raises(ValueError, match=r"methods\['locked'\] cannot be sent"): run_all([ONE], tmp_path/'r.jsonl', jobs=2)
+    assert read_records(tmp_path/'r.jsonl') == []
+
+def test_a_report_of_a_method_that_is_not_here(tmp_path, registered):
+    "By its label, in the text and in the pictures; a suite that is to be run must know its names"
+    register()
+    spec = dict(title='Mine', version=1, base=dict(data='digits', data_args=dict(n_train=60, n_valid=100), net='mine', epochs=1), lrs=[.01], seeds=2,
+                rows={'mine': {}, 'mine too': dict(of='mine', args=dict(weight=2.)), 'wrong': dict(of='mine', args=dict(wrong=1))})
+    bench(Suite(spec, 'mine'), tmp_path, jobs=2)
+    for r in registries.values(): r.replace_added({})
+    report = Report(tmp_path)
+    assert list(report.tables[None].index) == ['baseline','mine','mine too']
+    text = report.markdown()
+    assert all(f.exists() for f in report.write()) and '| mine too |' in text and '| wrong |' in text.partition('## Failed')[2]
+    with pytest.raises(ValueError, match="mine.*unknown network 'mine'.*networks\\['mine'\\]"): Suite(spec, 'mine')
+    (tmp_path/'mine.yaml').write_text(json.dumps(spec))
+    with pytest.raises(ValueError, match="unknown"): Suite.load(tmp_path/'mine.yaml')
+
+def test_a_notebooks_own_class(tmp_path):
+    "What a script defines at its top, in `__main__`, is known to two processes and to a cluster's"
+    code = f'''
+import warnings; warnings.simplefilter('ignore')
+from fastai.vision.all import *
+from latentreg_fastai.all import *
+from latentreg_fastai.bench import *
+class Mine(LatentCallback):
+    def penalty(self, z, *yb): return z.square().mean()
+def helper(): return Mine(weight=.5)
+methods['mine'] = lambda: helper()
+if __name__ == '__main__':
+    runs = [{{**{ONE!r}, 'method': 'mine', 'args': {{}}, 'seed': s}} for s in (0,1)]
+    out = Path({str(tmp_path)!r})
+    two,one = run_all(runs, out/'two.jsonl', jobs=2),run_all(runs, out/'one.jsonl')
+    assert [r['nll'] for r in two] == [r['nll'] for r in one], two[0].get('failed')
+'''
+    (tmp_path/'script.py').write_text(code)
+    p = subprocess.run([sys.executable, tmp_path/'script.py'], capture_output=True, text=True)
+    assert p.returncode == 0, p.stderr

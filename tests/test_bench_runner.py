@@ -91,7 +91,7 @@ def test_threads_are_no_more_than_asked_for(monkeypatch):
     before = torch.get_num_threads()
     monkeypatch.setattr(os, 'cpu_count', lambda: 16)
     torch.set_num_threads(1)
-    try: assert runner._quiet_run(RUN, jobs=2)['threads'] == 1
+    try: assert runner.recorded_run(RUN, jobs=2)['threads'] == 1
     finally: torch.set_num_threads(before)
 
 @linux

@@ -171,7 +171,7 @@ def test_a_suite_of_ones_own_is_a_file(tmp_path, monkeypatch):
 
 def test_demo_has_everything_that_fits():
     c = Suite.load('digits').conditions[None]
-    assert {r['of'] for r in c['rows'].values()} == set(methods) - set(of_fastai) - set(of_other_tasks) and c['seeds'] == [0,1,2]
+    assert {r['of'] for r in c['rows'].values()} == {n for n,m in methods.items() if m.listed and m.plain and not m.of_fastai} and c['seeds'] == [0,1,2]
 
 SHAPES = dict(mnist=(1,28,10), fashionmnist=(1,28,10), kmnist=(1,28,10), cifar10=(3,32,10), cifar100=(3,32,100), svhn=(3,32,10), stl10=(3,96,10), imagenet=(3,224,1000))
 SUITES = {n: Suite.load(n) for n in suite_files()}
@@ -188,7 +188,7 @@ FIRST = {(n,next(iter(s.conditions))) for n,s in SUITES.items()}
 @pytest.mark.grid('name,condition', CONDITIONS, every=8, always=lambda c: c in FIRST or not SUITES[c[0]].conditions[c[1]]['gpu'], ids=plain)   # of what is for a GPU a slice
 def test_a_few_steps(name, condition, monkeypatch, tmp_path):
     "All rows of a suite's first condition, in the others the baseline, the last row and one that costs more"
-    for d in SHAPES: monkeypatch.setitem(runner.datasets, d, stand_in(d))
+    for d in SHAPES: monkeypatch.setitem(datasets, d, stand_in(d))
     suite = SUITES[name]
     rows = list(suite.conditions[condition]['rows'])
     if condition != next(iter(suite.conditions)): rows = [*[r for r in rows if 'cost' in suite.conditions[condition]['rows'][r]][:1], [r for r in rows if not r.startswith('baseline')][-1]]

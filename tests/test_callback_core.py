@@ -89,3 +89,152 @@ def test_labels_of_a_wrong_kind():
     raises(['VarianceRegularizer', 'number of classes', '`n_classes`'], lambda: image_learner().fit(1, cbs=VarianceRegularizer(layer='3', labels=1)))
     raises(['labels run from 0 to 2', '2 classes'], lambda: image_learner().fit(1, 1e-3, cbs=VarianceRegularizer(layer='3', labels=1, n_classes=2)))
     image_learner().fit(1, 1e-3, cbs=VarianceRegularizer(layer='3', classwise=False))      # without classes no labels are needed
+
+# What a subclass can forget
+
+def first_batch(cb, **kwargs): return lambda: new_learner(**kwargs).fit(1, 1e-3, cbs=cb)
+
+@pytest.mark.parametrize('returns,said', [(lambda z: None, ['None', '`return`']), (lambda z: .5, ['0.5']), (lambda z: z.mean(0), ['shape (8,)']), (lambda z: 'x', ["'x'"])], ids=['nothing','a float','a vector','text'])
+@pytest.mark.parametrize('of', ['penalty','value'])
+def test_what_is_no_scalar_is_refused(of, returns, said):
+    "In the first batch, before a step is taken"
+    class Mine(LatentCallback if of == 'penalty' else WeightedTerm):
+        def penalty(self, z, *yb): return returns(z)
+        if of == 'value':
+            def value(self): return returns(torch.ones(2, 8))
+    learn = new_learner()
+    before = [p.detach().clone() for p in learn.model.parameters()]
+    raises(['Mine', f'`{of}` must return a scalar tensor', *said], lambda: learn.fit(1, 1e-3, cbs=Mine()), TypeError)
+    assert all(map(torch.equal, learn.model.parameters(), before)) and not hooks(learn.model)
+
+def test_a_number_of_one_dimension_is_a_scalar():
+    class Flat(LatentCallback):
+        def penalty(self, z, *yb): return z.square().mean()[None]
+    class Plain(LatentCallback):
+        def penalty(self, z, *yb): return z.square().mean()
+    res = []
+    for cls in (Flat,Plain):
+        learn = new_learner()
+        learn.fit(1, 1e-2, cbs=cls())
+        res.append(weights(learn))
+    assert same(*res)
+
+@pytest.mark.parametrize('base,method', [(WeightedTerm,'value'), (LatentCallback,'penalty'), (MoreRows,'find_rows')], ids=lambda o: getattr(o, '__name__', o))
+def test_a_method_that_is_missing(base, method):
+    Mine = type('Mine', (base,), {})
+    cb = Mine() if base is not MoreRows else None
+    if cb is None:
+        class Owner(WeightedTerm):
+            def companions(self): return [Mine(self, 'take one of the two')]
+            def value(self): return self.pred.sum()
+        cb = Owner()
+    raises(['Mine', f'`{method}(self' if method != 'find_rows' else 'find_rows(self, total)'], first_batch(cb), NotImplementedError)
+
+@pytest.mark.parametrize('event', ['before_fit','before_train','setup','before_backward','after_backward','after_batch','after_train','after_epoch','after_fit'])
+def test_an_event_without_super_is_refused(event):
+    "When the class is defined: the base class would do nothing"
+    with pytest.raises(TypeError, match=rf'Forgets\.{event} must call super\(\)\.{event}\(\)'): type('Forgets', (LatentCallback,), {event: lambda self: None})
+    class Calls(LatentCallback): pass
+    exec(f'def {event}(self): super(Calls, self).{event}()', dict(Calls=Calls), made := {})
+    type('Sub', (Calls,), made)                           # one that does is taken
+
+def test_events_and_begin_of_a_weighted_term():
+    for event in ('before_batch','after_loss','begin'):
+        with pytest.raises(TypeError, match=event): type('Forgets', (LatentCallback,), {event: lambda self: None})
+    type('Fine', (LayerCallback,), {e: lambda self: None for e in ('before_batch','after_pred','after_loss','after_step')})   # the base has none
+
+def test_a_constructor_without_super():
+    "Weight and layer are those of the class"
+    class Mine(ClasswiseCallback):
+        def __init__(self): self.mine = 3
+        def penalty(self, z, y): return classwise_variance_penalty(z, y, self.K)
+    res = []
+    for cb in (Mine(),VarianceRegularizer()):
+        learn = new_learner()
+        learn.fit(1, 1e-2, cbs=cb)
+        res.append(weights(learn))
+    assert same(*res)
+
+class Momentum(LatentCallback):
+    "Has a state that it forgets at the start of a fit, as the tutorial says"
+    def reset(self): self.mean = None
+    def penalty(self, z, *yb):
+        m = z.mean(0)
+        self.mean = m.detach() if self.mean is None else .9*self.mean + .1*m.detach()
+        return (m - self.mean).square().sum() + m.square().sum()
+    def state_dict(self): return dict(mean=self.mean)
+    def load_state_dict(self, state): self.mean = state['mean']
+
+def test_a_state_of_ones_own_is_resumed(tmp_path):
+    whole = new_learner(path=tmp_path)
+    whole.fit_one_cycle(4, 1e-2, cbs=[Momentum(5.), TrainingSaver('run'), Cut()])
+    assert whole.epoch == 2
+    resumed = new_learner(path=tmp_path, seed=7)
+    cb = Momentum(5.)
+    resumed.load_training('run', cbs=cb)
+    resumed.fit_one_cycle(4, 1e-2, cbs=cb, start_epoch=2)
+    straight = new_learner()
+    straight.fit_one_cycle(4, 1e-2, cbs=Momentum(5.))
+    assert same(weights(resumed), weights(straight))
+    forgets = new_learner(path=tmp_path, seed=7)          # without its state it comes out otherwise
+    forgets.load_training('run', cbs=(cb := Momentum(5.)))
+    cb._restored = False
+    forgets.fit_one_cycle(4, 1e-2, cbs=cb, start_epoch=2)
+    assert not same(weights(forgets), weights(straight))
+
+def test_an_attribute_that_shadows_the_learners():
+    class Shadows(LatentCallback):
+        def before_batch(self): super().before_batch(); self.opt = 3
+        def penalty(self, z, *yb): return z.square().mean()
+    with pytest.warns(UserWarning, match=r'`opt` shadows.*self\.learn\.opt'): first_batch(Shadows())()
+
+# The hooks
+
+def test_hooks_act_in_their_batch_alone():
+    seen,net = [],nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    x,other = torch.randn(4, 2),torch.randn(4, 2)
+    h,sites = BatchHooks(),[Site('0', net[0]),Site('1', net[1])]
+    f = lambda site,z: seen.append(str(site))
+    assert h.arm(net, sites, f, lambda t: t is x) and not h.reached
+    net(other); assert seen == []
+    net(x); assert seen == ['0','1'] and h.reached and not h.acting
+    assert not h.arm(net, sites, f, lambda t: t is x, only=sites[1]) and not h.reached   # made already
+    net(x); assert seen == ['0','1','1']
+    h.rest(); net(x); assert seen == ['0','1','1']
+    with h.now(): net(other); net[0](other)
+    assert seen == ['0','1','1','1'] and not h.acting      # `only` still holds
+    h.close(); assert not hooks(net) and not h.handles
+
+def test_now_ends_with_an_error():
+    net,h,seen = nn.Sequential(nn.Linear(2, 3)),BatchHooks(),[]
+    h.arm(net, [Site('0', net[0])], lambda site,z: seen.append(1), lambda t: False)
+    with pytest.raises(RuntimeError):
+        with h.now(): net(torch.randn(4, 9))
+    net(torch.randn(4, 2))
+    assert seen == []
+
+def test_nothing_of_a_batch_is_kept():
+    "Between batches, after a fit and after an error, neither predictions nor other rows stay in memory"
+    class Fails(Callback):
+        def after_loss(self): raise RuntimeError('fault')
+    for cbs in ([], [Fails()]):
+        for name in ('Phantom','ITRA-c','SemiSupervised','ManifoldMixup'):
+            learn,cb = new_learner(),CALLBACKS[name][0]()
+            try: learn.fit(1, 1e-3, cbs=[cb, *cbs])
+            except RuntimeError: assert cbs
+            for c in (cb, getattr(cb, 'rows', cb)): assert c.batch_state or c is cb; assert all(getattr(c, k) is None for k in c.batch_state)
+
+# Arguments
+
+@pytest.mark.parametrize('check,good,bad', [
+    (partial(check_number, 'f', 'x'), (0, 1.5, np.float32(2), np.int64(3)), (-1, NAN, math.inf, True, np.bool_(True), '1', None)),
+    (partial(check_number, 'f', 'x', above=True), (1e-9, 3), (0, -1)),
+    (partial(check_whole, 'f', 'x'), (1, np.int64(2), np.uint8(3)), (0, 1., True, np.bool_(True), '1', None)),
+    (partial(check_whole, 'f', 'x', low=0), (0, 5), (-1,)),
+    (partial(check_share, 'f', 'x'), (0, 1, .5, np.float64(.2)), (-.1, 1.1, NAN, True, 'x', None)),
+    (partial(check_share, 'f', 'x', above=True), (1, .1), (0,)), (partial(check_share, 'f', 'x', below_one=True), (0, .9), (1,)),
+    (partial(check_choice, 'f', 'x', choices=('a','b','c')), ('a','c'), ('d', None))], ids=['number','number above','whole','whole from 0','share','share above','share below','choice'])
+def test_argument_checks(check, good, bad):
+    for v in good: assert check(v) == v
+    for v in bad: assert raises(['f: `x`', repr(v)], lambda: check(v))
+    if check.func is check_whole: assert type(check(np.int64(7))) is int

@@ -1,12 +1,13 @@
 "The command: its words, its status, and what it leaves where."
 import pytest
-import json, socket, subprocess, sys, urllib.error
+import json, socket, subprocess, sys, time, urllib.error
+import latentreg_fastai
 from common import *
 
 from latentreg_fastai.papers import data as data_module
 from common_bench import *
 
-def command(*args): return subprocess.run([sys.executable, '-W', 'ignore', '-c', 'from latentreg_fastai.bench import main; main()', *map(str, args)], capture_output=True, text=True)
+def command(*args): return subprocess.run([sys.executable, '-W', 'ignore', '-c', 'from latentreg_fastai.cli import main; main()', *map(str, args)], capture_output=True, text=True)
 
 def test_demo(tmp_path):
     out = tmp_path/'out'
@@ -237,7 +238,7 @@ def test_a_try_is_no_result(tmp_path, monkeypatch):
 def test_the_list_has_every_suite(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     p = latentreg('bench', '--list')
-    names = {f.stem for f in (Path(cli.__file__).parent/'suites').glob('*.yaml')}
+    names = {f.stem for f in (Path(bench.__file__).parent/'suites').glob('*.yaml')}
     assert p.status == 0 and len(names) > 3 and {l.split()[0] for l in p.out.splitlines()[1:]} == names == set(suite_files())
     assert 'runs' in p.out.splitlines()[0] and not list(tmp_path.iterdir())
 
@@ -260,3 +261,27 @@ def test_what_is_done_is_not_done_again(tmp_path):
     for more in ((), ('--retry',), ('--seeds',1), ('--methods','cw-VR')):
         assert latentreg('bench', file, '--out', out, *more).status == 0
         assert (out/'records.jsonl').read_bytes() == before and (out/'report.csv').read_text() == table
+
+# Answers at once
+
+def timed(*args):
+    "Status, words, modules and seconds of the command in a process of its own"
+    code = "import sys\nfrom latentreg_fastai.cli import main\ntry: main(sys.argv[1:])\nfinally: print('loaded:', *sorted({'torch','fastai','numpy','pandas','matplotlib'} & set(sys.modules)))"
+    start = time.perf_counter()
+    p = subprocess.run([sys.executable, '-c', code, *args], capture_output=True, text=True)
+    return p,time.perf_counter() - start
+
+@pytest.mark.parametrize('args,status,said', [
+    (['--help'], 0, 'demo'), (['--version'], 0, latentreg_fastai.__version__), (['demo','--help'], 0, '--force'), (['bench','--help'], 0, '--jobs'), (['speed','--help'], 0, 'answered with the list'),
+    (['--hlep'], 2, 'required'), (['bnech'], 2, "invalid choice: 'bnech'"), (['demo','--sedes','3'], 2, 'unrecognized'), (['demo','--seeds','0'], 2, '--seeds must be 1 or more'), (['bench'], 2, '--list'),
+    (['bench','x','--backend','dask'], 2, '--scheduler')], ids=lambda o: ' '.join(o) if isinstance(o, list) else '')
+def test_at_once(args, status, said):
+    "In under a second, before fastai or torch is imported (the faster of two, for a machine with other work)"
+    p,seconds = min((timed(*args) for _ in range(2)), key=lambda r: r[1])
+    assert p.returncode == status and said in p.stdout + p.stderr and p.stdout.endswith('loaded:\n'), (p.stdout, p.stderr)
+    assert seconds < 1
+
+@pytest.mark.parametrize('command', ['demo','speed'])
+def test_a_wrong_method_is_answered_with_the_list(command):
+    p,_ = timed(command, '--methods', 'Dropout')
+    assert p.returncode == 2 and all(w in p.stderr for w in ('unknown method Dropout','cw-VR','GANMixup','LabelSmoothing')) and 'remedy' not in p.stderr and command in p.stderr

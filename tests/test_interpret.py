@@ -416,7 +416,7 @@ def test_knn_of_some_samples():
     assert i.knn((1,3), max_train=10, max_n=7).equals(got)
     for bad in (0,27,1.5,'1'):
         with pytest.raises(ValueError, match='`k` must be whole numbers from 1 to 26'): i.knn(bad)
-    with pytest.raises(ValueError, match='sampled_dl: `n` must be above 0'): i.knn(1, max_train=0)
+    with pytest.raises(ValueError, match='sampled_dl: `n` must be a whole number above 0'): i.knn(1, max_train=0)
 
 def test_a_k_given_twice_counts_once(interp): assert interp.knn((3,3)).error.iloc[0] == interp.knn(3).error.iloc[0]
 
@@ -462,7 +462,7 @@ def test_interpolation_by_hand(val_bs, used):
     close(got.iloc[[0,-1]].to_numpy(), plain, eps=1e-6)                               # at the ends nothing is mixed
     if val_bs == 2: close(got.to_numpy(), got.to_numpy()[::-1], eps=1e-6)             # each is the other's partner: λ and 1−λ are the same pairs
 
-@pytest.mark.parametrize('layers,places', [('first',['input','2','4']), ('3',['input','3']), (['1','4'],['input','1','4']), (nn.Linear,['input','1','3','5']), ('5:input',['input','5:input']), ([],['input'])], ids=plain)
+@pytest.mark.parametrize('layers,places', [(None,['input','2','4']), ('3',['input','3']), (['1','4'],['input','1','4']), (nn.Linear,['input','1','3','5']), ('5:input',['input','5:input']), ([],['input'])], ids=plain)
 def test_interpolation_at_any_place(layers, places):
     i = tiny_interp()
     got = i.interpolation(layers, points=3)

@@ -86,9 +86,11 @@ def test_a_wheel_can_be_built_from_the_source_distribution(tmp_path):
 
 # Names
 
-NAMES = """variance_penalty covariance_penalty classwise_variance_penalty classwise_covariance_penalty activation_l1
-    LatentCallback get_layer latent_layers ManifoldMixup VarianceRegularizer CovarianceRegularizer ActivationL1
-    digits_dls mnist_dls cifar10_dls TensorDL mlp cnn resnet20 resnet32 resnet56 resnet110 small_cnn""".split()
+NAMES = """LatentCallback ClasswiseCallback LayerMixing BroughtRows LoadedRows InnerRows get_layer latent_layers ManifoldMixup VarianceRegularizer
+    CovarianceRegularizer ActivationL1 PhantomEmbedding ITRA CenterLoss DisturbLabel WeightL1 VarMixup SemiSupervisedMixup GANMixup LatentMonitor
+    TensorDL tensor_dls labels_of MicroClusterDL PairedDL semisup_dls fit_vae TrainingSaver ECE Brier robustness plot_robustness
+    LatentInterpretation LatentComparison use_style plot_points""".split()
+PAPERS = "digits_dls mnist_dls cifar10_dls mlp cnn resnet20 resnet32 resnet56 resnet110 small_cnn".split()
 
 @pytest.mark.parametrize('modules', [['latentreg_fastai.all'], ['fastai.vision.all','latentreg_fastai.all']], ids=len)
 def test_one_import_gives_all(modules):
@@ -96,10 +98,25 @@ def test_one_import_gives_all(modules):
     for m in modules: exec(f'from {m} import *', names)
     assert not [n for n in NAMES if n not in names]
     assert all(names[n].__module__.startswith('latentreg_fastai.') for n in NAMES)          # fastai and torchvision have names like these
+    if len(modules) == 1:
+        assert not {*PAPERS,'rotate','zoom','plane','okabe_ito','data','networks','tasks'} & names.keys() and len(names) - 1 <= 80
+        exec('from latentreg_fastai.papers import *', names)
+        assert not [n for n in PAPERS if n not in names] and 'data' not in names
 
 def test_names_can_be_imported_one_by_one():
-    from latentreg_fastai import all
-    assert not [n for n in NAMES if not hasattr(all, n)]
+    from latentreg_fastai import all,papers
+    assert not [n for n in NAMES if not hasattr(all, n)] and not [n for n in PAPERS if not hasattr(papers, n)]
+
+def test_all_is_imported_quickly():
+    "On top of fastai's own import: at most 0.3 s of CPU time, since other processes may have the machine, and no library that fastai does without"
+    code = ('import sys, time, fastai.vision.all; had = set(sys.modules); t = time.process_time(); import latentreg_fastai.all; '
+            "print(time.process_time() - t, *sorted({m.split('.')[0] for m in set(sys.modules) - had}))")
+    def once():
+        p = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], cwd=HERE, capture_output=True, text=True, check=True)
+        seconds,*new = p.stdout.split()
+        assert {*new} <= {'latentreg_fastai','fastai','torchvision'}, new
+        return float(seconds)
+    assert any(once() < .3 for _ in range(3))
 
 # Notebooks
 

@@ -18,11 +18,11 @@ def test_a_gan_is_judged_by_features():
     "Against the judge's own network and the images themselves"
     from scipy.linalg import sqrtm
     run = {**SMALL, **RUNS['gan']}
-    learn,task = trained(run),runner.tasks['gan'](run)
+    learn,task = trained(run),task_of(Run.from_dict(run))
     before = weights(learn),random_state()
     got = task.figures(learn)
     assert same(before[0], weights(learn)) and random_state() == before[1] and got == task.figures(learn) and 0 < got['judge_error'] < 60
-    judge,real,_ = runner._judge(json.dumps([run['data'],run['data_args']]))
+    judge,real,_ = gan_judge(datasets[run['data']], json.dumps(run['data_args']))
     with no_random(), torch.no_grad(): images = torch.cat([x for _,x in learn.dls.valid])
     torch.testing.assert_close(judge(images).detach(), real, rtol=1e-3, atol=1e-4)
     with no_random(0), torch.no_grad():

@@ -504,6 +504,7 @@ class ClasswiseCallback(LatentCallback):
     classwise,n_classes,labels = True,None,None
     needs_labels = False # Is there no form of the penalty that does without?
     rows_per_label = 1 # At the layer
+    _seen_labels = () # Of the epoch
     def __init__(self,
         weight:float|Callable=1., # λ, 0 or more, or a schedule of it
         layer=None, # Where z is: a layer as `get_layer` takes it (its output); by default the input of the last `nn.Linear`

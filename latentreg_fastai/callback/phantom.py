@@ -16,6 +16,7 @@ from fastai.basics import *
 # %% ../../nbs/12_callback.phantom.ipynb #45e4453e
 class PhantomEmbedding(TermCallback):
     "Train on each sample and on the mean embedding of a micro-cluster of its class (phantom paper, Eq. 3)"
+    _impure = () # For each batch of the epoch: did a cluster hold several classes?
     def __init__(self,
         k:int=2, # Samples in a cluster, the main one among them; 1 switches the callback off
         alpha:float=1., # The share of the main sample's loss ~ Beta(alpha, alpha), one draw a batch; above 0
