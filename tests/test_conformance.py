@@ -58,7 +58,7 @@ class Fault(Callback):
         if event == 'after_cancel_batch': object.__setattr__(self, 'after_pred', self.cancel)
     def cancel(self): raise CancelBatchException
     def fail(self):
-        if self.raised or (self.late and self.event != 'before_fit' and getattr(self, 'train_iter', 0) < 3): return
+        if self.raised or (self.late and self.event != 'before_fit' and getattr(self, 'epoch', 0) < 1): return
         object.__setattr__(self, 'raised', True)
         raise self.exc('fault')
 
