@@ -274,7 +274,7 @@ def test_a_report_of_a_method_that_is_not_here(tmp_path, registered):
     register()
     spec = dict(title='Mine', version=1, base=dict(data='digits', data_args=dict(n_train=60, n_valid=100), net='mine', epochs=1), lrs=[.01], seeds=2,
                 rows={'mine': {}, 'mine too': dict(of='mine', args=dict(weight=2.)), 'wrong': dict(of='mine', args=dict(wrong=1))})
-    bench(Suite(spec, 'mine'), tmp_path, jobs=2)
+    bench.bench(Suite(spec, 'mine'), tmp_path, jobs=2)
     for r in registries.values(): r.replace_added({})
     report = Report(tmp_path)
     assert list(report.tables[None].index) == ['baseline','mine','mine too']

@@ -96,7 +96,7 @@ def test_other_callbacks_features_are_those_of_the_samples(source):
 # Input that cannot do
 
 REFUSED = [
-    *[(partial(PhantomEmbedding, k), ['PhantomEmbedding', '`k`', '1 or more', repr(k)]) for k in (0, -1, 1.5, 'two', None)],
+    *[(partial(PhantomEmbedding, k), ['PhantomEmbedding', '`k`', 'above 0', repr(k)]) for k in (0, -1, 1.5, 'two', None)],
     *[(partial(PhantomEmbedding, alpha=a), ['PhantomEmbedding', '`alpha`', 'above 0', repr(a)]) for a in (0, -1., NAN, math.inf, 'a', None)],
     *[(partial(PhantomEmbedding, source=s), ['PhantomEmbedding', '`source`', "'dataset' or 'batch'", repr(s)]) for s in ('datset', 'queue', None)],
     *[(partial(PhantomEmbedding, aggregate=a), ['PhantomEmbedding', '`aggregate`', "'mean' or a function", repr(a)]) for a in ('men', 3, None)],
