@@ -7,7 +7,6 @@ __all__ = ['LatentInterpretation', 'LatentComparison']
 
 # %% ../nbs/23_interpret.ipynb #63cff8d1
 from .layers import *
-from .callback.core import *
 from .data.load import *
 from .metrics import *
 from .metrics import activation_of,is_labels,sample_nll,to_double

@@ -8,7 +8,7 @@ __all__ = ['calibration_bins', 'expected_calibration_error', 'negative_log_likel
 
 # %% ../nbs/21_metrics.ipynb #44415a0a
 from .stats import *
-from .callback.core import *
+from .checks import *
 from fastai.basics import *
 
 # %% ../nbs/21_metrics.ipynb #d52df51d

@@ -11,7 +11,7 @@ from .viz import *
 from .metrics import *
 from .metrics import activation_of,kind_of,log_probs,sample_nll,to_double
 from .layers import *
-from .callback.core import *
+from .checks import *
 from .data.load import *
 from fastai.vision.all import *
 import torchvision.transforms.v2.functional as TF

@@ -7,7 +7,7 @@ __all__ = ['MMDVAE', 'vae_loss', 'fit_vae']
 
 # %% ../nbs/19_vae.ipynb #80949ddc
 from .stats import *
-from .callback.core import *
+from .checks import *
 from .data.load import *
 from fastai.vision.all import *
 from contextlib import ExitStack

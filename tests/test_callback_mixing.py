@@ -22,7 +22,7 @@ def by_hand(learn, cb, want, steps=30):
         loss,gs = kept.pop()
         torch.testing.assert_close(l.loss.detach().as_subclass(Tensor), loss, rtol=1e-4, atol=1e-6)
         as_by_hand(l, loss, gs)
-        seen.append((cb.shift, str(cb._site), float(np.mean(np.asarray(cb.lam)))))
+        seen.append((cb.shift, str(cb.site), float(np.mean(np.asarray(cb.lam)))))
     y_,kept = [None],[]
     keep = Probe(order=-9, run_valid=False, before_batch=lambda l: y_.__setitem__(0, l.y.clone()))
     learn.fit(steps//3, 1e-3, cbs=[keep, cb, Probe(order=20, run_valid=False, before_batch=before), Probe(order=20, run_valid=False, after_backward=after)])
@@ -118,7 +118,7 @@ def test_layers_and_partners_are_drawn_evenly():
     cb = ManifoldMixup(layers=['1.0','1'])
     learn,drawn,shifts = new_learner(),Counter(),Counter()
     learn.model = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(64,4), nn.ReLU()), nn.Linear(4,3))
-    learn.fit(100, 1e-3, cbs=[cb, Probe(run_valid=False, after_pred=lambda l: (drawn.update([str(cb._site)]), shifts.update([cb.shift])))])
+    learn.fit(100, 1e-3, cbs=[cb, Probe(run_valid=False, after_pred=lambda l: (drawn.update([str(cb.site)]), shifts.update([cb.shift])))])
     assert set(drawn) == {'input','1.0','1'} and min(drawn.values()) > 70 and set(shifts) == set(range(1,8)) and min(shifts.values()) > 20
 
 @pytest.mark.parametrize('layers,want', [(0,['0']), (lambda m: m[2],['2']), ('module',['2']), (-2,['4']), (['0','2'],['0','2'])], ids=['index','function','module','from the end','list'])
@@ -126,7 +126,7 @@ def test_a_layer_is_one_layer(layers, want):
     "The first child, or a container given as a module, is itself a layer, not nothing and not its children"
     learn = new_learner()
     cb,sites = ManifoldMixup(layers=learn.model[2] if layers == 'module' else layers, input_mixup=False),set()
-    learn.fit(6, 1e-2, cbs=[cb, Probe(after_pred=lambda l: sites.add(str(cb._site)))])
+    learn.fit(6, 1e-2, cbs=[cb, Probe(after_pred=lambda l: sites.add(str(cb.site)))])
     assert sorted(sites) == want
 
 def test_a_batch_of_one_is_left_alone():

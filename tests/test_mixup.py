@@ -13,12 +13,12 @@ def test_a_hidden_state_is_mixed_where_it_says():
     def check(l):
         z = l.x
         with torch.no_grad():
-            if str(cb._site) == 'input': z = cb.lam*z + (1-cb.lam)*torch.cat([z[-cb.shift:], z[:-cb.shift]])
+            if str(cb.site) == 'input': z = cb.lam*z + (1-cb.lam)*torch.cat([z[-cb.shift:], z[:-cb.shift]])
             for n,m in l.model.named_children():
                 z = m(z)
-                if n == str(cb._site): z = cb.lam*z + (1-cb.lam)*torch.cat([z[-cb.shift:], z[:-cb.shift]])
+                if n == str(cb.site): z = cb.lam*z + (1-cb.lam)*torch.cat([z[-cb.shift:], z[:-cb.shift]])
         torch.testing.assert_close(z, l.pred.detach())
-        checked.add(str(cb._site))
+        checked.add(str(cb.site))
     learn.fit(5, 1e-2, cbs=[cb, Probe(after_loss=check, run_valid=False)])
     assert checked == {'input','1','2'}
 
@@ -40,7 +40,7 @@ def test_alpha_is_that_of_the_beta_distribution():
 
 def test_input_mixup_alone():
     cb,sites = ManifoldMixup(layers=[]),set()
-    new_learner().fit(2, 1e-2, cbs=[cb, Probe(after_pred=lambda l: sites.add(str(cb._site)))])
+    new_learner().fit(2, 1e-2, cbs=[cb, Probe(after_pred=lambda l: sites.add(str(cb.site)))])
     assert sites == {'input'}
 
 def test_learn_loss_is_the_mixed_loss():

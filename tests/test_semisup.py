@@ -24,7 +24,7 @@ def test_semisup_by_hand(layers, ubs):
         diff = l.model(mixed(xu, lam2, s2)).softmax(1) - mixed(pseudo, lam2, s2)
         loss = labelled + 3*sum((diff[i]**2).sum() for i in range(len(diff)))/diff.numel()
         kept.append((labelled.item(), loss, grads(loss, l.model)))
-        sites.add((str(cb._site),str(site)))
+        sites.add((str(cb.site),str(site)))
     def after(l):
         labelled,loss,gs = kept.pop()
         close(l.loss.item(), labelled, eps=1e-4)          # what fastai shows is the labelled loss
@@ -52,7 +52,7 @@ def test_the_ramp():
     "exp(−5(1−t/.4)²) up to .4 of training, then 1, times the weight or its schedule"
     for rampup in (.4, .1, 1., 0.):
         learn,cb,got = new_learner(),SemiSupervisedMixup(UNLABELED, weight=lambda t: 2 + t, rampup=rampup),[]
-        learn.fit(4, 1e-3, cbs=[cb, Probe(order=0, run_valid=False, after_loss=lambda l: got.append((l.train_iter/12, cb._w)))])
+        learn.fit(4, 1e-3, cbs=[cb, Probe(order=0, run_valid=False, after_loss=lambda l: got.append((l.train_iter/12, cb.weight_now)))])
         for t,w in got: close(w, (2 + t)*(1. if rampup == 0 or t >= rampup else math.exp(-5*(1 - t/rampup)**2)), eps=1e-9)
         assert len(got) == 12
     assert abs(SemiSupervisedMixup(UNLABELED).rampup - .4) < 1e-9

@@ -20,7 +20,7 @@ from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.fp16 import AMPMode
 from torchvision.utils import save_image
 from ..layers import *
-from ..callback.core import *
+from ..checks import *
 from ..data.load import *
 from ..data.groups import *
 from ..papers import *

@@ -9,7 +9,7 @@ __all__ = ['Suite', 'suite_files']
 import json,yaml
 import latentreg_fastai
 from fastai.vision.all import *
-from ..callback.core import *
+from ..checks import *
 from .run import *
 from .records import *
 from .runner import *

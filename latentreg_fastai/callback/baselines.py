@@ -6,6 +6,7 @@
 __all__ = ['CenterLoss', 'DisturbLabel', 'WeightL1']
 
 # %% ../../nbs/14_callback.baselines.ipynb #e637620a
+from ..checks import *
 from .core import *
 from ..layers import *
 from ..data.load import *
@@ -62,7 +63,7 @@ class DisturbLabel(LayerCallback):
         self.K = self.find_n_classes()
         if self.K is not None or self.p == 0: return
         try: self.K = int(labels_of(self.dls.train).max()) + 1
-        except ValueError: raise self._error('the number of classes is not known from the data loaders: give `n_classes`') from None
+        except ValueError: raise self.error('the number of classes is not known from the data loaders: give `n_classes`') from None
 
     def before_batch(self):
         if self.p == 0 or not len(self.yb): return
@@ -88,8 +89,8 @@ class WeightL1(WeightedTerm):
     def setup(self):
         super().setup()
         try: layers = [self.model] if self.layer is None else [m for _,m in get_layers(self.model, self.layer)]
-        except ValueError as e: raise self._error(f'layer={self.layer!r}: {e}') from None
+        except ValueError as e: raise self.error(f'layer={self.layer!r}: {e}') from None
         self._weights = list({id(p): p for m in layers for p in m.parameters() if p.ndim > 1 and p.requires_grad}.values())
-        if not self._weights: raise self._error(f'layer={self.layer!r} has no weights that are trained')
+        if not self._weights: raise self.error(f'layer={self.layer!r} has no weights that are trained')
 
     def value(self): return torch.stack([p.abs().sum() for p in self._weights]).sum()

@@ -7,6 +7,7 @@ __all__ = ['GANMixup']
 
 # %% ../../nbs/17_callback.gan.ipynb #18a1a36b
 from ..layers import *
+from ..checks import *
 from .core import *
 from .mixing import check_something_to_mix
 from fastai.basics import *
@@ -36,7 +37,7 @@ class GANMixup(WeightedTerm):
         super().setup()
         self._sites = None
         if isinstance(self.model, GANModule) and hasattr(self.learn, 'gan_trainer'): return
-        raise self._error(f'it regularises the critic of a GAN, and the model of this learner is a {type(self.model).__name__}: '
+        raise self.error(f'it regularises the critic of a GAN, and the model of this learner is a {type(self.model).__name__}: '
                           'make the learner with GANLearner', TypeError)
 
     def begin(self):
@@ -45,7 +46,7 @@ class GANMixup(WeightedTerm):
         if self.model.gen_mode: self.hooks.rest(); return
         if self._sites is None:
             try: self._sites = mixing_sites(self.model.critic, self.xb, self.layers, self.input_mixup)
-            except ValueError as e: raise self._error(f'layers={self.layers!r}: {e}') from None
+            except ValueError as e: raise self.error(f'layers={self.layers!r}: {e}') from None
         self._fake,self._n = None,0
         made = self.watch(self._sites, self._mix_at)
         if made: self.hooks.handles.append(self.model.generator.register_forward_hook(self._keep))
@@ -69,20 +70,20 @@ def pairs(self:GANMixup,
 @patch
 def _mix_at(self:GANMixup, site, z):
     "λ·h(x₁) + (1−λ)·h(x₂) where both go through the critic together; its other passes have half as many rows"
-    if site is self._site and len(z) == 2*self._n: return torch.lerp(z[self._n:], z[:self._n], self.lam)
+    if site is self.site and len(z) == 2*self._n: return torch.lerp(z[self._n:], z[:self._n], self.lam)
 
 @patch
 def value(self:GANMixup):
     "ℓ(d_k(λ·h_k(x₁) + (1−λ)·h_k(x₂)), y)"
     if self._fake is None:
-        raise self._error("the critic's loss generated no images: it needs a loss that calls the generator, as GANLearner's does")
+        raise self.error("the critic's loss generated no images: it needs a loss that calls the generator, as GANLearner's does")
     self.lam = self.alpha*self.rng.random()
-    self._site = self._sites[int(len(self._sites)*self.rng.random())]
+    self.site = self._sites[int(len(self._sites)*self.rng.random())]
     real = self.xb[0]
     self._n = len(real)
     x1,x2,y = self.pairs(real, self._fake)
     with self.hooks.now(): pred = self.model.critic(torch.cat([x1, x2]))
-    if len(pred) != self._n: raise self._error(f'the critic gave {len(pred)} outputs for {self._n} mixed images: '
-                                               f'not all of its signal passes {self._site}, choose other `layers`')
+    if len(pred) != self._n: raise self.error(f'the critic gave {len(pred)} outputs for {self._n} mixed images: '
+                                               f'not all of its signal passes {self.site}, choose other `layers`')
     pred = pred.float() if pred.dtype in (torch.float16,torch.bfloat16) else pred
     return self.loss_func(pred, y.view(-1, *[1]*(pred.ndim-1)).expand_as(pred).to(pred))

@@ -6,6 +6,7 @@
 __all__ = ['ITRA']
 
 # %% ../../nbs/13_callback.itra.ipynb #f05aa019
+from ..checks import *
 from .core import *
 from .rows import *
 from ..data.load import *
@@ -39,7 +40,7 @@ class ITRA(ClasswiseCallback):
         self.queue_len = check_whole(self, 'queue_len', queue_len)
         if not (sigma is None or callable(sigma)): check_number(self, 'sigma', sigma, above=True)
         for k in ('separate','matched'):
-            if getattr(self, k) and source != 'dataset': raise self._error(f"`{k}=True` is for source='dataset'")
+            if getattr(self, k) and source != 'dataset': raise self.error(f"`{k}=True` is for source='dataset'")
         self._queue,self.rows_per_label = [],2 if source == 'dataset' else 1
 
     @property

@@ -56,14 +56,14 @@ def begin_mixing(self:MixingCallback)->bool: # Is there anybody to mix with?
     "Draw what the batch is mixed by, and mix its targets; to be called in `before_batch`"
     yb = self.yb
     for y in yb:
-        if not isinstance(y, Tensor): raise self._error(f'targets must be tensors to be mixed, not {type(y).__name__}', TypeError)
+        if not isinstance(y, Tensor): raise self.error(f'targets must be tensors to be mixed, not {type(y).__name__}', TypeError)
     self._n = len(yb[0]) if yb else 0
     if self._n < 2: return False
     self.draw(self._n)
     if self.per_item: self.lam = self.lam.to(yb[0].device, non_blocking=True)
     self._integer = any(not y.is_floating_point() for y in yb)
     if self.per_item and self._integer and not _has_reduction(self.loss_func):
-        raise self._error(f'with per_item=True and integer targets the loss must take a `reduction`, which {self.loss_func} does not')
+        raise self.error(f'with per_item=True and integer targets the loss must take a `reduction`, which {self.loss_func} does not')
     self.learn.yb = tuple(self.mix(y) if y.is_floating_point() else y for y in yb)
     with plain_tensors(): self._partner = tuple(y if y.is_floating_point() else y.roll(self.shift, 0) for y in self.yb)
     return True
@@ -110,13 +110,13 @@ class LayerMixing(MixingCallback):
         "One of the eligible places, which are looked for in the first batch of a fit"
         if self._sites is None:
             try: self._sites = mixing_sites(self.model, self.xb, self.eligible, self.input_mixup)
-            except ValueError as e: raise self._error(e) from None
+            except ValueError as e: raise self.error(e) from None
         return self._sites[self._below(len(self._sites))]
 
     def before_batch(self):
-        if len(self.yb) and find_bs(self.yb) > 1: self._site = self.draw_site()
+        if len(self.yb) and find_bs(self.yb) > 1: self.site = self.draw_site()
         if self.begin_mixing(): self.watch(self._sites, self.mix_at, only=self.only_site())
-    def only_site(self): return self._site               # where the batch is mixed; `None` where `mix_at` decides
+    def only_site(self): return self.site               # where the batch is mixed; `None` where `mix_at` decides
 
     def mix_features(self,
         z:Tensor, # Inputs or hidden states, (N, ...)
@@ -130,10 +130,10 @@ class LayerMixing(MixingCallback):
 
     def check_mixable(self, site, z, n):
         "Refuse a place that has not one floating row a sample"
-        if len(z) != n: raise self._error(f'{site} gives {len(z)} rows for a batch of {n}: choose `layers` with one row a sample')
+        if len(z) != n: raise self.error(f'{site} gives {len(z)} rows for a batch of {n}: choose `layers` with one row a sample')
         if z.is_floating_point(): return
-        raise self._error(f'{site} holds {str(z.dtype)[6:]}, which cannot be mixed: choose other `layers`', TypeError)
+        raise self.error(f'{site} holds {str(z.dtype)[6:]}, which cannot be mixed: choose other `layers`', TypeError)
 
     def after_loss(self):
-        if self._partner is not None: self.check_reached(self._site)
+        if self._partner is not None: self.check_reached(self.site)
         super().after_loss()

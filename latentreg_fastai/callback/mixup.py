@@ -7,7 +7,7 @@ __all__ = ['ManifoldMixup']
 
 # %% ../../nbs/10_callback.mixup.ipynb #2d4c04bc
 from ..layers import *
-from .core import *
+from ..checks import *
 from .mixing import *
 from fastai.basics import *
 

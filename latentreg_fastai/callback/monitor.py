@@ -7,6 +7,7 @@ __all__ = ['pair_distance', 'LatentMonitor']
 
 # %% ../../nbs/18_callback.monitor.ipynb #01e4517f
 from ..layers import *
+from ..checks import *
 from .core import *
 from .rows import *
 from ..stats import *
@@ -56,42 +57,48 @@ class LatentMonitor(LayerCallback):
 
     def setup(self):
         super().setup()
-        self._site,self.K = self.find_sites(self.layer)[-1],self.find_n_classes()
+        self.site,self.K = self.find_sites(self.layer)[-1],self.find_n_classes()
         if len(self.dls.train) > 1: return
-        raise self._error('an epoch has one batch, and there is no other to compare it with: use a smaller `bs`')
+        raise self.error('an epoch has one batch, and there is no other to compare it with: use a smaller `bs`')
 
     def before_train(self):
         super().before_train()
         self._before = self._now = None
 
-    def before_batch(self):
-        self._before,self._now = self._now,None
-        if not len(self.yb): return
-        self.check_labels(self.yb[0], 'watching classes')
-        if (self.train_iter+1) % self.every not in (0,self.every-1): return
-        self._now = map_tensors(torch.clone, self.xb),self.yb[0].view(-1).clone()   # others may change them in place
+# %% ../../nbs/18_callback.monitor.ipynb #210ecf34
+@patch
+def before_batch(self:LatentMonitor):
+    self._before,self._now = self._now,None
+    if not len(self.yb): return
+    self.check_labels(self.yb[0], 'watching classes')
+    if (self.train_iter+1) % self.every not in (0,self.every-1): return
+    self._now = map_tensors(torch.clone, self.xb),self.yb[0].view(-1).clone()   # others may change them in place
 
-    def after_pred(self):
-        "The rows that were loaded beside the batch are no part of it"
-        more = next((cb for cb in self.learn.cbs if isinstance(cb, LoadedRows) and cb.targets is not None), None)
-        if self._now is not None and more: self._now = more.own_part(self._now)
+@patch
+def after_pred(self:LatentMonitor):
+    "The rows that were loaded beside the batch are no part of it"
+    more = next((cb for cb in self.learn.cbs if isinstance(cb, LoadedRows) and cb.targets is not None), None)
+    if self._now is not None and more: self._now = more.own_part(self._now)
 
-    def after_step(self):
-        "Measure between this batch and the one before"
-        if self._now is None or self._before is None or (self.train_iter+1) % self.every: return
-        with plain_tensors(), evaluating(self.model), torch.no_grad():
-            (z1,y1),(z2,y2) = ((self._look(x),y) for x,y in (self._before,self._now))
-            if self.K is None: self.K = self.pred.shape[1]
-            values = pair_distance(z1, y1, z2, y2, self.normalize), classwise_variance_penalty(z2, y2, self.K)
-        for m,v in zip(self._measures, values): m.term = v
+@patch
+def after_step(self:LatentMonitor):
+    "Measure between this batch and the one before"
+    if self._now is None or self._before is None or (self.train_iter+1) % self.every: return
+    with plain_tensors(), evaluating(self.model), torch.no_grad():
+        (z1,y1),(z2,y2) = ((self._look(x),y) for x,y in (self._before,self._now))
+        if self.K is None: self.K = self.pred.shape[1]
+        values = pair_distance(z1, y1, z2, y2, self.normalize), classwise_variance_penalty(z2, y2, self.K)
+    for m,v in zip(self._measures, values): m.term = v
 
-    def _look(self, xb):
-        "The features of a batch"
-        try: z = self._site.features(self.model, *xb)
-        except ValueError as e: raise self._error(e) from None
-        self.check_rows(self._site, z, len(xb[0]))
-        return z
+@patch
+def _look(self:LatentMonitor, xb):
+    "The features of a batch"
+    try: z = self.site.features(self.model, *xb)
+    except ValueError as e: raise self.error(e) from None
+    self.check_rows(self.site, z, len(xb[0]))
+    return z
 
-    def after_train(self):
-        super().after_train()
-        self._before = self._now = None
+@patch
+def after_train(self:LatentMonitor):
+    super(LatentMonitor, self).after_train()
+    self._before = self._now = None

@@ -6,6 +6,7 @@
 __all__ = ['PhantomEmbedding']
 
 # %% ../../nbs/12_callback.phantom.ipynb #e637620a
+from ..checks import *
 from .core import *
 from .rows import *
 from ..data.load import *
@@ -30,7 +31,7 @@ class PhantomEmbedding(TermCallback):
         self.k = check_whole(self, 'k', k)
         check_number(self, 'alpha', alpha, above=True)
         check_choice(self, 'source', source, ('dataset','batch'))
-        if aggregate != 'mean' and not callable(aggregate): raise self._error(f"`aggregate` is 'mean' or a function, not {aggregate!r}")
+        if aggregate != 'mean' and not callable(aggregate): raise self.error(f"`aggregate` is 'mean' or a function, not {aggregate!r}")
 
     @property
     def column(self): return 'phantom'
@@ -47,22 +48,22 @@ class PhantomEmbedding(TermCallback):
         "The loader of micro-clusters: the user's own, if it is one"
         own = undistributed(dl)
         if not isinstance(own, MicroClusterDL): return MicroClusterDL(dl, self.k, self.labels)
-        if own.size != self.k: raise self._error(f'the training loader has clusters of {own.size}, and `k` is {self.k}')
+        if own.size != self.k: raise self.error(f'the training loader has clusters of {own.size}, and `k` is {self.k}')
         return own
 
     def setup(self):
         super().setup()
-        self._site,self._impure,self._checked = self.find_sites(self.layer)[-1],[],False
+        self.site,self._impure,self._checked = self.find_sites(self.layer)[-1],[],False
 
     def before_batch(self):
         if not self.is_on or not len(self.yb): return
         self.check_labels(self.yb[0], 'a phantom is the mean of one class: it')
-        if not self._checked: self.check_signal(self._site)
+        if not self._checked: self.check_signal(self.site)
         self._checked = True                                 # once a fit
         self.share = 0. if self.naive else self.rng.beta(self.alpha, self.alpha)   # α in Eq. 3
         y = self.yb[0].view(-1)
         if self.source == 'batch': self._order = torch.from_numpy(self.rng.permutation(len(y))).to(y.device, non_blocking=True)
-        self.watch([self._site], self.add_phantoms)
+        self.watch([self.site], self.add_phantoms)
 
     def add_phantoms(self, site, z):
         "Main and phantom embeddings, (2N, ...), in place of those of all members"
@@ -83,13 +84,13 @@ def phantoms(self:PhantomEmbedding,
     res,want = self.aggregate(clusters),z[:n].shape
     if getattr(res, 'shape', None) == want: return res
     got = tuple(res.shape) if isinstance(res, Tensor) else repr(res)
-    raise self._error(f'`aggregate` must make {tuple(want)} of clusters of shape {tuple(clusters.shape)}, and gave {got}')
+    raise self.error(f'`aggregate` must make {tuple(want)} of clusters of shape {tuple(clusters.shape)}, and gave {got}')
 
 @patch
 def after_loss(self:PhantomEmbedding):
     "α·(the loss of the main samples) + (1−α)·(the loss of the phantoms)"
     if not self.hooks.armed: return
-    self.check_reached(self._site)
+    self.check_reached(self.site)
     with plain_tensors():
         term = self.loss_func(self.rows.outputs, *self.yb)
         self.learn.loss_grad = self.loss_grad + (1-self.share)*(term - self.loss)
@@ -102,4 +103,4 @@ def after_train(self:PhantomEmbedding):
     super(PhantomEmbedding, self).after_train()
     impure,self._impure = self._impure,[]
     if not impure or not torch.stack(impure).any(): return
-    raise self._error('clusters held more than one class: the loader sampled by other labels than the targets it gives; pass `labels=`')
+    raise self.error('clusters held more than one class: the loader sampled by other labels than the targets it gives; pass `labels=`')

@@ -6,7 +6,6 @@
 __all__ = ['TrainingSaver']
 
 # %% ../../nbs/05_callback.resume.ipynb #f80fff1c
-from .core import *
 from fastai.basics import *
 
 # %% ../../nbs/05_callback.resume.ipynb #dd1d026f

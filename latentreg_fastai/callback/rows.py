@@ -49,7 +49,8 @@ class MoreRows(LayerCallback):
         if not self._on or not len(self.yb): return
         self.find_rows(find_bs(self.yb))
         if self.inputs is None or not self.joins: return
-        if self.watch([], None): self.hooks.handles.append(self.model.register_forward_pre_hook(self._together))   # after all who know the batch
+        # behind the hooks of other callbacks, which know the batch by its own rows
+        if self.watch([], None): self.hooks.handles.append(self.model.register_forward_pre_hook(self._together))
 
 # %% ../../nbs/04_callback.rows.ipynb #a6de8968
 @patch
@@ -73,7 +74,7 @@ def after_pred(self:MoreRows):
     pred = self.pred
     self.learn.pred,self.outputs = part(pred) if isinstance(pred, Tensor) else split_tensors(part, pred)
     if parted: return
-    raise self.owner._error(f'the model gave {[tuple(t.shape) for t in tensors_in(pred)]} where {total} rows were expected: '
+    raise self.owner.error(f'the model gave {[tuple(t.shape) for t in tensors_in(pred)]} where {total} rows were expected: '
                             'it must keep one row a sample, and all of the signal must pass `layer`, see latent_layers(model, *xb)')
 
 # %% ../../nbs/04_callback.rows.ipynb #7de4bc72
@@ -108,7 +109,7 @@ class LoadedRows(MoreRows):
             self._base = self.learn.dl
             try: self._loader = self.loader(self._base)
             except (TypeError,ValueError) as e:
-                raise self.owner._error(str(e).removeprefix(f'{type(self.owner).__name__}: '), type(e)) from None
+                raise self.owner.error(str(e).removeprefix(f'{type(self.owner).__name__}: '), type(e)) from None
         self.learn.dl = self._loader
 
     def find_rows(self, total):
@@ -117,14 +118,14 @@ class LoadedRows(MoreRows):
         self.n,self.rows_in = total//size,total
         self.rows_out = self.n*self.per_sample
         if self.n*size != total:
-            raise self.owner._error(f'a batch of {total} rows does not hold groups of {size}: its loader leaves out items')
+            raise self.owner.error(f'a batch of {total} rows does not hold groups of {size}: its loader leaves out items')
         if self._longest < math.inf: self._check_texts()
         n_inp,(own,more) = len(self.xb),self._loader.part_batch((*self.xb,*self.yb), self.n)
         self.learn.xb,self.learn.yb,self.inputs,self.targets = own[:n_inp],own[n_inp:],more[:n_inp],more[n_inp:]
 
     def _check_texts(self):
         if self._longest >= max((t.shape[1] for t in tensors_in(self.xb) if t.ndim > 1), default=0): return
-        raise self.owner._error("fastai's SentenceEncoder takes rows to be sorted by length where texts are longer than its bptt, "
+        raise self.owner.error("fastai's SentenceEncoder takes rows to be sorted by length where texts are longer than its bptt, "
                                 f'{self._longest}, and more rows would not be: shorten the texts (TextBlock(seq_len={self._longest})), '
                                 'or take another `source=`')
 

@@ -7,6 +7,7 @@ __all__ = ['SemiSupervisedMixup']
 
 # %% ../../nbs/16_callback.semisup.ipynb #43e055b2
 from ..layers import *
+from ..checks import *
 from .core import *
 from .mixing import *
 from .rows import *
@@ -34,7 +35,7 @@ class SemiSupervisedMixup(LayerMixing, WeightedTerm):
         check_share(self, 'rampup', rampup)
         if hasattr(unlabeled, '__iter__') and not isinstance(unlabeled, (DataLoaders,Tensor,torch.utils.data.Dataset)): return
         which = 'semisup_dls gives one' + (', or dls.train' if isinstance(unlabeled, DataLoaders) else '')
-        raise self._error(f'`unlabeled` must be a loader of batches, as {which}, not {type(unlabeled).__name__}', TypeError)
+        raise self.error(f'`unlabeled` must be a loader of batches, as {which}, not {type(unlabeled).__name__}', TypeError)
 
     @property
     def column(self): return 'consistency'
@@ -57,21 +58,21 @@ class SemiSupervisedMixup(LayerMixing, WeightedTerm):
 def next_unlabeled(self:SemiSupervisedMixup)->tuple: # Empty while the weight is 0
     "The inputs of the next unlabelled batch"
     if not self.acts_in(self.iter): return ()
-    if self._batches is None: self._batches = Endless(self.unlabeled, int(self._rng(rank_distrib()).integers(2**32)))
+    if self._batches is None: self._batches = Endless(self.unlabeled, int(self.rng_for(rank_distrib()).integers(2**32)))
     try: b = tuplify(next(self._batches))
-    except ValueError as e: raise self._error(e) from None
+    except ValueError as e: raise self.error(e) from None
     xu = tuple(b[:len(self.xb)])
     shapes = [[tuple(t.shape[1:]) for t in tensors_in(x)] for x in (self.xb,xu)]
     if shapes[0] == shapes[1]: return map_tensors(lambda u,x: u.to(x), xu, self.xb)   # their device and precision
-    raise self._error(f'unlabelled inputs have the shapes {shapes[1]}, labelled ones {shapes[0]}: both must be alike')
+    raise self.error(f'unlabelled inputs have the shapes {shapes[1]}, labelled ones {shapes[0]}: both must be alike')
 
 @patch
 def before_batch(self:SemiSupervisedMixup):
-    if not len(self.yb): raise self._error("the learner's training loader gives no targets: it is to hold the labelled samples, "
+    if not len(self.yb): raise self.error("the learner's training loader gives no targets: it is to hold the labelled samples, "
                                            'and `unlabeled` the others, see semisup_dls')
-    self._w = self.weight_at(self.iter)
+    self.weight_now = self.weight_at(self.iter)
     super(SemiSupervisedMixup, self).before_batch()
-    if not self.hooks.armed or self._w == 0: return
+    if not self.hooks.armed or self.weight_now == 0: return
     own = self.lam,self.shift
     self.draw(len(self.rows.inputs[0]), self.alpha_unlabeled)
     self._second = self.lam,self.shift,self.draw_site()
@@ -90,7 +91,7 @@ def mix_at(self:SemiSupervisedMixup, site, z):
     "The labelled rows are mixed at one place, the unlabelled ones at another"
     self.check_mixable(site, z, self.rows.rows_in)
     own,more = z[:self._n],z[self._n:]
-    if site is self._site: own = self.mix(own)
+    if site is self.site: own = self.mix(own)
     if len(more) and site is self._second[2]: more = self._mix_second(more)
     return torch.cat([own, more])
 
@@ -98,7 +99,7 @@ def mix_at(self:SemiSupervisedMixup, site, z):
 @patch
 def after_loss(self:SemiSupervisedMixup):
     super(SemiSupervisedMixup, self).after_loss()         # of the labelled rows
-    if self._w: WeightedTerm.after_loss(self)
+    if self.weight_now: WeightedTerm.after_loss(self)
 
 @patch
 def soft(self:SemiSupervisedMixup, pred):

@@ -7,6 +7,7 @@ __all__ = ['VarMixup']
 
 # %% ../../nbs/15_callback.varmixup.ipynb #1f925600
 from ..layers import *
+from ..checks import *
 from .core import *
 from .mixing import *
 from fastai.basics import *
@@ -27,7 +28,7 @@ class VarMixup(MixingCallback):
         lacks = [k for k in ('encode','decode') if not callable(getattr(vae, k, None))]
         if isinstance(vae, nn.Module) and not lacks: return
         why = 'has no ' + ' and no '.join(lacks) if lacks else 'is no nn.Module'
-        raise self._error(f'`vae` must be a module with `encode` and `decode`, as fit_vae(dls) gives one; '
+        raise self.error(f'`vae` must be a module with `encode` and `decode`, as fit_vae(dls) gives one; '
                           f'this {type(vae).__name__} {why}', TypeError)
 
     def setup(self):
@@ -45,16 +46,16 @@ class VarMixup(MixingCallback):
             out = first(tensors_in(self._vae.decode(self.mix(z))))
             if getattr(out, 'shape', None) == x.shape: return out.to(x.dtype)
         got = 'no tensor' if out is None else tuple(out.shape)
-        raise self._error(f"the decoder gave {got} for images of {tuple(x.shape)}: it must give images of the learner's shape")
+        raise self.error(f"the decoder gave {got} for images of {tuple(x.shape)}: it must give images of the learner's shape")
 
     def _code(self, out, n):
         z = first(tensors_in(out))
         if z is not None and len(z) == n: return z
         got = 'no tensor' if z is None else f'{len(z)} codes'
-        raise self._error(f'the encoder gave {got} for {n} images: it must give one code an image')
+        raise self.error(f'the encoder gave {got} for {n} images: it must give one code an image')
 
     def before_batch(self):
         if not (self.xb and isinstance(self.x, Tensor) and self.x.is_floating_point()):
-            raise self._error('it needs a batch of images, floating numbers that an autoencoder can take', TypeError)
+            raise self.error('it needs a batch of images, floating numbers that an autoencoder can take', TypeError)
         if self.rng.random() >= self.p or not self.begin_mixing(): return
         self.learn.xb = (retain_type(self.decoded(self.x), self.x), *self.xb[1:])

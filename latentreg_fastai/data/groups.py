@@ -7,7 +7,7 @@ __all__ = ['GroupDL', 'MicroClusterDL', 'PairedDL', 'class_balanced', 'semisup_d
 
 # %% ../../nbs/07_data.groups.ipynb #3c44f784
 from ..layers import *
-from ..callback.core import *
+from ..checks import *
 from .load import *
 from fastai.vision.all import *
 

@@ -6,7 +6,7 @@
 __all__ = ['TensorItems', 'TensorDL', 'tensor_dls', 'undistributed', 'labels_of', 'sampled_dl', 'no_augment']
 
 # %% ../../nbs/06_data.load.ipynb #f1a8c92c
-from ..callback.core import *
+from ..checks import *
 from fastai.learner import replacing_yield
 from fastai.vision.all import *
 

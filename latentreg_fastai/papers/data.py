@@ -7,7 +7,7 @@ __all__ = ['PadCrop', 'MirrorFlip', 'ImageTarget', 'FromNoise', 'digits_dls', 'm
            'imagenet_dls', 'minilm_path', 'agnews_dls', 'rotation_dls']
 
 # %% ../../nbs/24_papers.data.ipynb #4c2211cd
-from ..callback.core import *
+from ..checks import *
 from ..data.load import *
 from ..data.groups import *
 from fastai.vision.all import *
