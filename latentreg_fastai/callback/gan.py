@@ -17,7 +17,7 @@ from fastai.vision.gan import GANModule
 class GANMixup(WeightedTerm):
     "Add the loss of a GAN's critic on mixtures of real and fake images (Manifold Mixup, Eqs. 8 to 11)"
     batch_state = ('_fake',)
-    _fake,_site,_n = None,None,0
+    _fake,site,_n = None,None,0
     def __init__(self,
         alpha:float=.5, # λ is drawn uniformly from (0, alpha); above 0, up to 1
         layers=None, # Eligible layers of the critic besides the input: by default its first two stages, `[]` for the input alone
