@@ -485,6 +485,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                        'latentreg_fastai/callback/core.py'),
                                                 'latentreg_fastai.callback.core.WeightedTerm.is_on': ( 'callback.core.html#weightedterm.is_on',
                                                                                                        'latentreg_fastai/callback/core.py'),
+                                                'latentreg_fastai.callback.core.WeightedTerm.setup': ( 'callback.core.html#weightedterm.setup',
+                                                                                                       'latentreg_fastai/callback/core.py'),
                                                 'latentreg_fastai.callback.core.WeightedTerm.share_at': ( 'callback.core.html#weightedterm.share_at',
                                                                                                           'latentreg_fastai/callback/core.py'),
                                                 'latentreg_fastai.callback.core.WeightedTerm.value': ( 'callback.core.html#weightedterm.value',

@@ -47,7 +47,7 @@ def rows(cb, n, seen, cancel=False):
     def note(learn):
         if not learn.training: return
         more = None if isinstance(cb, SemiSupervisedMixup) else getattr(getattr(cb, 'rows', None), 'inputs', None)   # whose others are of another set
-        seen.append(dict(epoch=learn.epoch, i=learn.iter, n_iter=learn.n_iter, main=ids(learn.xb), y=learn.yb[0].tolist(), n=getattr(getattr(cb, 'rows', None), 'n', None) or 0,
+        seen.append(dict(epoch=learn.epoch, i=learn.iter, n_iter=learn.n_iter, main=ids(learn.xb), y=learn.yb[0].tolist(), n=getattr(getattr(cb, 'rows', None), 'n_own', None) or 0,
                          more=None if more is None else ids(more), y_more=None if more is None else cb.rows.targets[0].tolist()))
         if cancel: raise CancelBatchException
     return Probe(order=1.5, before_batch=note)

@@ -238,3 +238,20 @@ def test_argument_checks(check, good, bad):
     for v in good: assert check(v) == v
     for v in bad: assert raises(['f: `x`', repr(v)], lambda: check(v))
     if check.func is check_whole: assert type(check(np.int64(7))) is int
+
+def test_an_attribute_called_n_is_a_users_own():
+    "What marks a callback that adds rows has a name that no one takes by chance"
+    class Mine(LatentCallback):
+        def __init__(self): super().__init__(); self.n = 2
+        def penalty(self, z, *yb): rows.append(len(z)); return z.square().mean()
+    rows = []
+    new_learner().fit(1, 1e-3, cbs=[Mine(), VarianceRegularizer()])
+    assert rows == [8]*3
+
+@pytest.mark.parametrize('warmup', [1, 3, -.1])
+def test_a_warmup_that_never_ends_is_refused(warmup):
+    class Mine(LatentCallback):
+        def penalty(self, z, *yb): return z.square().mean()
+    cb = Mine()
+    cb.warmup = warmup
+    raises(['Mine', '`warmup`', repr(warmup)], first_batch(cb))

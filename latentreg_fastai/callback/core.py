@@ -80,7 +80,7 @@ class LayerCallback(Callback):
     order,run_valid = GradientAccumulation.order-2,False   # a term is added before accumulation divides the loss
     _stateattrs = ('hooks',)
     _learn,_name,_fresh,_restored,_attrs = None,None,True,False,()
-    n = None # Rows of the batch's own, while this callback lets the model see more, see `MoreRows`
+    n_own = None # Rows of the batch's own, while this callback lets the model see more, see `MoreRows`
     batch_state = () # Names of attributes that belong to one batch: they are `None` between batches
 
     def __new__(cls, *args, **kwargs):
@@ -328,6 +328,10 @@ class WeightedTerm(TermCallback):
         weight:float|Callable=1., # λ, 0 or more, or a schedule of it, as `SchedCos(0,1)` or `combine_scheds(...)`
     ): self.weight = weight if callable(weight) else check_number(self, 'weight', weight)
 
+    def setup(self):
+        super().setup()
+        check_share(self, 'warmup', self.warmup, below_one=True)
+
     @property
     def is_on(self): return callable(self.weight) or self.weight > 0
 
@@ -393,8 +397,8 @@ class LatentCallback(WeightedTerm):
 
     def _own_rows(self, z):
         "`z` without the rows that another callback lets the model see beside the batch's own"
-        more = next((cb for cb in self.learn.cbs if isinstance(cb, LayerCallback) and cb.n), None)
-        return z if more is None or more in self._companions else z[:more.n]
+        more = next((cb for cb in self.learn.cbs if isinstance(cb, LayerCallback) and cb.n_own), None)
+        return z if more is None or more in self._companions else z[:more.n_own]
 
     def see_also(self, *xb):
         "Also look at other inputs, in a pass of their own; their features come below those of the batch"

@@ -74,7 +74,7 @@ def penalty(self:ITRA, z, *yb):
 
 @patch
 def _by_dataset(self:ITRA, z, y):
-    n = self.rows.n
+    n = self.rows.n_own
     return z[:n], y[:n], z[n:], self.find_labels(self.rows.inputs, self.rows.targets).view(-1) if self.classwise else y[n:]
 
 @patch

@@ -67,7 +67,7 @@ class PhantomEmbedding(TermCallback):
 
     def add_phantoms(self, site, z):
         "Main and phantom embeddings, (2N, ...), in place of those of all members"
-        n,rows = self.rows.n,self.rows.rows_in
+        n,rows = self.rows.n_own,self.rows.rows_in
         if len(z) != rows: self.check_rows(site, z, rows)
         return torch.cat([z[:n], self.phantoms(z, n)])
 

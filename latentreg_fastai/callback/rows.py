@@ -15,7 +15,7 @@ from fastai.callback.mixup import MixHandler
 class MoreRows(LayerCallback):
     "Base of companions that let the model see more rows in training than the batch's own, which come first"
     order = LayerCallback.order-3                         # before any callback that looks at rows
-    batch_state = 'n','inputs','targets','outputs','rows_in','rows_out'
+    batch_state = 'n_own','inputs','targets','outputs','rows_in','rows_out'
     _stateattrs = LayerCallback._stateattrs + batch_state
     inputs = None # Tuple of the inputs of the rows beside, in this batch
     targets = None # Tuple of their targets, where they are loaded
@@ -30,7 +30,7 @@ class MoreRows(LayerCallback):
     def find_rows(self,
         total:int, # Rows of the batch as it was loaded
     ):
-        "Set `n`, `rows_in`, `rows_out` and, where they come from outside the model, `inputs`: what a source says"
+        "Set `n_own`, `rows_in`, `rows_out` and, where they come from outside the model, `inputs`: what a source says"
         raise NotImplementedError(f'{type(self).__name__} needs a `find_rows(self, total)`: take LoadedRows, BroughtRows or InnerRows')
 
     @property
@@ -57,14 +57,14 @@ class MoreRows(LayerCallback):
 def _together(self:MoreRows, model, args):
     "The inputs of the pass that is about to run, with the rows beside below the batch's own"
     if not self.hooks.acting or not self.inputs: return
-    n = self.n
+    n = self.n_own
     def both(a, m): return torch.cat([a, m.to(a)]) if a.ndim and len(a) == n else a
     return tuple(both(a, m) if isinstance(a, Tensor) else map_tensors(both, a, m) for a,m in zip(args, self.inputs))
 
 @patch
 def after_pred(self:MoreRows):
     "Leave the batch's own predictions to the learner, and keep the others"
-    n,total = self.n,self.rows_out
+    n,total = self.n_own,self.rows_out
     if total == n: return
     parted = False
     def part(t):
@@ -115,12 +115,12 @@ class LoadedRows(MoreRows):
     def find_rows(self, total):
         size = self._loader.size
         if not self._loader.grouped(self.iter): return    # none in this batch
-        self.n,self.rows_in = total//size,total
-        self.rows_out = self.n*self.per_sample
-        if self.n*size != total:
+        self.n_own,self.rows_in = total//size,total
+        self.rows_out = self.n_own*self.per_sample
+        if self.n_own*size != total:
             raise self.owner.error(f'a batch of {total} rows does not hold groups of {size}: its loader leaves out items')
         if self._longest < math.inf: self._check_texts()
-        n_inp,(own,more) = len(self.xb),self._loader.part_batch((*self.xb,*self.yb), self.n)
+        n_inp,(own,more) = len(self.xb),self._loader.part_batch((*self.xb,*self.yb), self.n_own)
         self.learn.xb,self.learn.yb,self.inputs,self.targets = own[:n_inp],own[n_inp:],more[:n_inp],more[n_inp:]
 
     def _check_texts(self):
@@ -131,7 +131,7 @@ class LoadedRows(MoreRows):
 
     def own_part(self, b):
         "The batch's own rows of what the loader gave, for a callback that saw the batch before this one"
-        return self._loader.part_batch(b, self.n)[0]
+        return self._loader.part_batch(b, self.n_own)[0]
 
     def after_pred(self):
         super().after_pred()
@@ -153,9 +153,9 @@ class BroughtRows(MoreRows):
         self.bring = bring
 
     def find_rows(self, total):
-        self.n,self.inputs = total,self.bring()
+        self.n_own,self.inputs = total,self.bring()
         self.rows_in = self.rows_out = total + (find_bs(self.inputs) if self.inputs else 0)
 
 class InnerRows(MoreRows):
     "More rows, which arise within the model, at a layer that the callback watches: two leave it for each sample"
-    def find_rows(self, total): self.n,self.rows_in,self.rows_out = total,total,2*total
+    def find_rows(self, total): self.n_own,self.rows_in,self.rows_out = total,total,2*total
