@@ -13,7 +13,6 @@ from .metrics import activation_of,is_labels,sample_nll,to_double
 from .stats import *
 from .viz import *
 from fastai.interpret import *
-from fastai.learner import _ConstantFunc
 import matplotlib as mpl
 from fastai.vision.all import *
 
@@ -62,7 +61,7 @@ def _gather(learn, site, dl, act, memory, seed):
     "Features at `site`, probabilities and targets of the samples of `dl` that are kept"
     if dl.n is None: raise TypeError('LatentInterpretation: the loader must know how many samples it has')
     idxs = list(itertools.islice(dl.get_idxs(), dl.n))
-    total,dl = dl.n,dl.new(get_idxs=_ConstantFunc(idxs)) if dl.indexed else dl
+    total,dl = dl.n,dl.new(get_idxs=partial(list, idxs)) if dl.indexed else dl
     exact = lambda pred: act(to_double(pred))            # in float32 the small probabilities of a very sure model would be 0
     with site.seen() as seen:
         cb = _Gather(site, seen, total, memory, seed)

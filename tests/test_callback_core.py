@@ -255,3 +255,9 @@ def test_a_warmup_that_never_ends_is_refused(warmup):
     cb = Mine()
     cb.warmup = warmup
     raises(['Mine', '`warmup`', repr(warmup)], first_batch(cb))
+
+@pytest.mark.parametrize('name', CALLBACKS)
+def test_few_levels_above_a_callback(name):
+    "At most five classes between `Callback` and a method"
+    def depth(c): return 0 if c is Callback else 1 + max(depth(b) for b in c.__bases__ if issubclass(b, Callback))
+    assert 1 <= depth(type(CALLBACKS[name][0]())) - 1 <= 5

@@ -10,7 +10,6 @@ __all__ = ['plain_tensors', 'BatchHooks', 'LayerCallback', 'all_ranks', 'TermCal
 from ..checks import *
 from ..layers import *
 from fastai.basics import *
-from fastai.callback.core import _events
 from fastai.callback.training import GradientAccumulation
 from fastai.callback.mixup import MixHandler
 from operator import attrgetter
@@ -94,7 +93,7 @@ class LayerCallback(Callback):
     def __init_subclass__(cls, **kwargs):
         "Refuse an event that does not call the base class's"
         super().__init_subclass__(**kwargs)
-        for nm in (*_events,'setup','begin'):
+        for nm in (*event._fields,'setup','begin'):
             own,base = cls.__dict__.get(nm),getattr(super(cls, cls), nm, None)
             if base is not None and hasattr(own, '__code__') and nm not in own.__code__.co_names:
                 raise TypeError(f'{cls.__name__}.{nm} must call super().{nm}(): the base class has work to do there')
