@@ -143,17 +143,98 @@ def test_events_and_begin_of_a_weighted_term():
         with pytest.raises(TypeError, match=event): type('Forgets', (LatentCallback,), {event: lambda self: None})
     type('Fine', (LayerCallback,), {e: lambda self: None for e in ('before_batch','after_pred','after_loss','after_step')})   # the base has none
 
-def test_a_constructor_without_super():
-    "Weight and layer are those of the class"
-    class Mine(ClasswiseCallback):
-        def __init__(self): self.mine = 3
-        def penalty(self, z, y): return classwise_variance_penalty(z, y, self.K)
-    res = []
-    for cb in (Mine(),VarianceRegularizer()):
-        learn = new_learner()
-        learn.fit(1, 1e-2, cbs=cb)
-        res.append(weights(learn))
-    assert same(*res)
+class NoSuper(LatentCallback):
+    def __init__(self, weight=1.): self.mine = weight
+    def penalty(self, z, *yb): return z.square().mean()
+class HalfSuper(ClasswiseCallback):
+    def __init__(self, weight=1.): self.weight,self.layer = weight,None
+    def penalty(self, z, y): return z.square().mean()
+class MixNoSuper(LayerMixing):
+    def __init__(self, layers=None): store_attr()
+
+@pytest.mark.parametrize('cls,lacks', [(NoSuper,'`layer`'), (HalfSuper,'`classwise`'), (MixNoSuper,'`eligible`')], ids=lambda o: getattr(o, '__name__', ''))
+def test_a_constructor_without_super(cls, lacks):
+    "What it was given would be of no effect"
+    raises([cls.__name__, lacks, 'super().__init__'], first_batch(cls()), TypeError)
+
+def test_a_weight_that_was_set_past_the_constructor():
+    class Mine(LatentCallback):
+        def __init__(self): super().__init__(); self.weight = -1.
+        def penalty(self, z, *yb): return z.square().mean()
+    raises(['Mine', '`weight`', '-1'], first_batch(Mine()))
+
+@pytest.mark.parametrize('forget', ['mixin','partial','instance','patch'])
+def test_other_ways_to_leave_out_super(forget):
+    class Mix:
+        def before_batch(self): pass
+    class Base(LatentCallback):
+        def penalty(self, z, *yb): return z.square().mean()
+    if forget in ('mixin','partial'):
+        with pytest.raises(TypeError, match=r'Mine\.before_batch must call super'):
+            if forget == 'mixin': type('Mine', (Mix,Base), {})
+            else: type('Mine', (Base,), dict(before_batch=partial(print)))
+        return
+    cb = type('Mine', (Base,), {})()
+    if forget == 'instance': cb.before_batch = lambda: None
+    else: setattr(type(cb), 'before_batch', lambda self: None)
+    raises(['Mine', 'before_batch', 'super()'], first_batch(cb), TypeError)
+
+def test_a_decorated_event_that_calls_super():
+    def twice(f):
+        @functools.wraps(f)
+        def _inner(self): return f(self)
+        return _inner
+    class Mine(LatentCallback):
+        @torch.no_grad()
+        def after_batch(self): super().after_batch()
+        @twice
+        def after_train(self): super().after_train()
+        def penalty(self, z, *yb): return z.square().mean()
+    first_batch(Mine())()
+
+@pytest.mark.parametrize('penalty', [lambda z: torch.tensor(float(z.square().mean())), lambda z: z.detach().std(), lambda z: (z > 0).sum()], ids=['item','detach','count'])
+def test_a_penalty_that_is_cut_off(penalty):
+    class Mine(LatentCallback):
+        def penalty(self, z, *yb): return penalty(z)
+    raises(['Mine', '`penalty`'], first_batch(Mine()), TypeError)
+
+@pytest.mark.parametrize('attr,match', [(dict(column=lambda self: 'x'), '`column`'), (dict(is_on=lambda self: True), '`is_on`'), (dict(companions=lambda self: None), '`companions`'),
+                                        (dict(companions=lambda self: Callback()), '`companions`')], ids=['column','is_on','no companions','one companion'])
+def test_a_wrong_form(attr, match):
+    cb = type('Mine', (LatentCallback,), dict(penalty=lambda self, z, *yb: z.square().mean(), **attr))()
+    raises(['Mine', match], first_batch(cb), TypeError)
+
+def test_is_on_switches_off():
+    class Mine(LatentCallback):
+        is_on = False
+        def penalty(self, z, *yb): raise RuntimeError
+    first_batch(Mine())()
+
+@pytest.mark.parametrize('base,name', [(LatentCallback,'site'), (LatentCallback,'term'), (LatentCallback,'weight_now'), (ClasswiseCallback,'K'), (LayerMixing,'lam'), (LayerMixing,'shift')], ids=lambda o: getattr(o, '__name__', o))
+def test_names_of_the_base(base, name):
+    cb = type('Mine', (base,), dict(penalty=lambda self, z, *yb: z.square().mean()))()
+    setattr(cb, name, 3)
+    raises(['Mine', f'`{name}`', 'another name'], first_batch(cb), TypeError)
+    cb = VarianceRegularizer()                            # those that a fit has set are the base's own
+    for _ in range(2): new_learner().fit(1, 1e-3, cbs=cb)
+
+@pytest.mark.parametrize('bases', [(LayerMixing,WeightedTerm), (WeightedTerm,LayerMixing), (LayerMixing,LatentCallback)], ids=str)
+def test_a_mixing_term_needs_events_of_its_own(bases):
+    def init(self):
+        for b in bases: b.__init__(self)
+    cb = type('Mine', bases, dict(__init__=init, value=lambda self: self.pred.sum(), penalty=lambda self, z, *yb: z.sum()))()
+    raises(['Mine', 'both mixes and adds a term'], first_batch(cb), TypeError)
+
+def test_what_is_watched_may_change_from_batch_to_batch():
+    "Both the function and the places"
+    used,given = [],[]
+    class Mine(LayerCallback):
+        def before_batch(self):
+            given.append((self.iter, ('2','4','2')[self.iter]))
+            self.watch(self.find_sites(given[-1][1]), partial(self.note, self.iter))
+        def note(self, i, site, z): used.append((i, str(site)))
+    first_batch(Mine())()
+    assert used == given and len(used) == 3
 
 class Momentum(LatentCallback):
     "Has a state that it forgets at the start of a fit, as the tutorial says"
@@ -175,6 +256,11 @@ def test_a_state_of_ones_own_is_resumed(tmp_path):
     resumed.fit_one_cycle(4, 1e-2, cbs=cb, start_epoch=2)
     straight = new_learner()
     straight.fit_one_cycle(4, 1e-2, cbs=Momentum(5.))
+    assert same(weights(resumed), weights(straight))
+    mixed_in = type('Momentum', (type('State', (), {k: vars(Momentum)[k] for k in ('state_dict','load_state_dict')}),LatentCallback), {k: vars(Momentum)[k] for k in ('reset','penalty')})
+    resumed = new_learner(path=tmp_path, seed=7)          # nor does it matter where the methods come from
+    resumed.load_training('run', cbs=(cb := mixed_in(5.)))
+    resumed.fit_one_cycle(4, 1e-2, cbs=cb, start_epoch=2)
     assert same(weights(resumed), weights(straight))
     forgets = new_learner(path=tmp_path, seed=7)          # without its state it comes out otherwise
     forgets.load_training('run', cbs=(cb := Momentum(5.)))

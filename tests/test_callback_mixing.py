@@ -148,3 +148,35 @@ def test_mixers_beside_each_other():
             learn = new_learner(); loss = learn.loss_func
             said = raises(['take one of the two'], lambda: learn.fit(1, 1e-2, cbs=cbs))
             assert type(one).__name__ in said and type(two).__name__ in said and learn.loss_func is loss and not hooks(learn.model)
+
+# What a mixer can forget
+
+def mixer(base=MixingCallback, **methods): return type('Mine', (base,), methods)()
+
+@pytest.mark.parametrize('methods,said', [
+    (dict(before_batch=lambda self: self.begin_mixing() and None), 'targets were mixed, and nothing else'),
+    (dict(before_batch=lambda self: (self.draw(len(self.x)), setattr(self.learn, 'xb', (self.mix(self.x),)), None)[-1]), 'targets were not'),
+    (dict(before_batch=lambda self: (self.iter%2 == 0 and self.begin_mixing(), setattr(self.learn, 'xb', (self.mix(self.x),)), None)[-1]), 'call begin_mixing()')], ids=['targets alone','inputs alone','every other batch'])
+def test_inputs_and_targets_are_mixed_together(methods, said):
+    raises(['Mine', said], lambda: new_learner().fit(1, 1e-3, cbs=mixer(**methods)))
+
+@pytest.mark.parametrize('f', [lambda self, z: None, lambda self, z: z[:3], lambda self, z: 3.], ids=['nothing','fewer rows','a number'])
+def test_mix_features_returns_the_mixed_states(f):
+    raises(['Mine', '`mix_features`', 'must return'], lambda: new_learner().fit(1, 1e-3, cbs=mixer(LayerMixing, mix_features=f)), TypeError)
+
+def test_states_that_are_not_mixed():
+    raises(['Mine', 'targets were mixed'], lambda: new_learner().fit(1, 1e-3, cbs=mixer(LayerMixing, mix_features=lambda self, z: 2*z)))
+    m = mixer(LayerMixing, mix=lambda self, t: None)
+    raises(['Mine'], lambda: new_learner().fit(1, 1e-3, cbs=m), (TypeError,ValueError,AttributeError))
+
+def test_a_batch_of_one_is_left_alone():
+    class Mine(MixingCallback):
+        def before_batch(self):
+            if self.begin_mixing(): self.learn.xb = (self.mix(self.x),)
+    losses = []
+    for cbs in ([], [Mine()]):
+        set_seed(3)
+        learn = new_learner(model=nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), dls=tensor_dls(data(3), data(3), bs=1, device='cpu'))
+        learn.fit(1, 1e-3, cbs=cbs)
+        losses.append(weights(learn))
+    assert same(*losses)

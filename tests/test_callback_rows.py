@@ -175,3 +175,66 @@ def test_a_data_set_that_cannot_be_indexed():
     for cb in (PhantomEmbedding(labels=data()[1]), ITRA(warmup=0.)):
         dls = DataLoaders(TfmdDL(Stream(), bs=8), TfmdDL(list(zip(*data())), bs=8), device='cpu')
         refused([type(cb).__name__, 'indexed', 'Stream'], new_learner(dls=dls), cb, TypeError)
+
+# What an owner of rows can forget
+
+class Masked(nn.Module):
+    def __init__(self): super().__init__(); self.fc = nn.Linear(4, 3)
+    def forward(self, x, m=None): return self.fc(x if m is None else x*m)
+
+def brings(f, weight=1.):
+    class Mine(WeightedTerm):
+        def companions(self):
+            self.rows = BroughtRows(self, 'take one of the two', self.bring)
+            return [self.rows]
+        def bring(self): return f(self)
+        def value(self): return F.mse_loss(self.rows.outputs, self.pred)
+    return Mine(weight)
+
+def masked_learner():
+    ds = TensorItems(torch.randn(24, 4), torch.randn(24, 4), torch.arange(24) % 3, n_inp=2)
+    return new_learner(model=Masked(), dls=DataLoaders(TensorDL(ds, bs=8, shuffle=True), TensorDL(ds, bs=8), device='cpu'))
+
+@pytest.mark.parametrize('f,said', [(lambda cb: (cb.learn.xb[0],), ['shapes', '[(4,)]', '[(4,), (4,)]']), (lambda cb: cb.learn.xb[0], ['tuple', 'Tensor']), (lambda cb: None, ['tuple', 'NoneType']),
+    (lambda cb: (cb.learn.xb[0][:,:2], cb.learn.xb[1]), ['shapes', '(2,)']), (lambda cb: (cb.learn.xb[0].long(), cb.learn.xb[1]), ['floating'])], ids=['one of two','a tensor','nothing','other width','integers'])
+def test_what_cannot_stand_below_the_batch(f, said):
+    raises(['Mine', *said], lambda: masked_learner().fit(1, 1e-3, cbs=brings(f)), (TypeError,ValueError))
+
+def test_both_inputs_are_seen():
+    learn,cb,seen = masked_learner(),brings(lambda cb: tuple(x + 1 for x in cb.learn.xb)),[]
+    def by_hand(l):
+        (x,m),(x2,m2) = l.xb,cb.rows.inputs
+        seen.append(torch.allclose(l.pred, l.model.fc(x*m)) and torch.allclose(cb.rows.outputs, l.model.fc(x2*m2)))
+    learn.fit(1, 1e-3, cbs=[cb, Probe(after_loss=by_hand, run_valid=False)])
+    assert seen == [True]*3
+
+def test_nothing_is_brought_at_weight_zero():
+    "Even if the function does not ask for the weight"
+    called = []
+    sched = lambda pct: 0. if pct < .5 else 1.
+    learn = new_learner()
+    learn.fit(2, 1e-3, cbs=brings(lambda cb: called.append(cb.epoch) or (cb.x + 1,), weight=sched))
+    assert called == [1]*3
+
+def test_rows_within_the_model_at_weight_zero():
+    class Mine(WeightedTerm):
+        def companions(self):
+            self.rows = InnerRows(self, 'take one of the two')
+            return [self.rows]
+        def begin(self):
+            super().begin()
+            self.watch(self.find_sites('2'), lambda site, z: torch.cat([z, z + 1]))
+        def value(self): return F.mse_loss(self.rows.outputs, self.pred)
+    cb = Mine(lambda pct: 0. if pct < .5 else 1.)
+    learn = new_learner()
+    learn.fit(2, 1e-3, cbs=cb)
+    terms = learn.recorder.terms['mine']
+    assert all(map(math.isnan, terms[:3])) and min(terms[3:]) > 0
+
+def test_a_loader_of_more_rows_that_is_none():
+    class Mine(WeightedTerm):
+        def companions(self):
+            self.rows = LoadedRows(self, 'take one of the two', lambda dl: None)
+            return [self.rows]
+        def value(self): return self.rows.outputs.sum()
+    raises(['Mine', 'GroupDL', 'None'], lambda: new_learner().fit(1, 1e-3, cbs=Mine()), TypeError)

@@ -28,7 +28,7 @@ class BatchHooks:
         self.armed = False                               # is there a batch in which they are to act?
         self.acting = False                              # does the model run on it?
         self.reached = False                             # did that pass come to one of the places?
-        self.only,self._always = None,False
+        self.only,self.f,self.sites,self._always = None,None,[],False
 
     def arm(self,
         model:nn.Module, # What the learner calls with its batch
@@ -37,14 +37,16 @@ class BatchHooks:
         is_ours:Callable, # Function of a pass's first input: is it that of the batch?
         only:Site=None, # The one of `sites` that is meant in this batch; by default all
     )->bool: # Were the hooks made just now?
-        "Let `f` see the tensors at `sites` in the batch that is about to run; the hooks stay until `close`"
-        self.armed,self.reached,self.only = True,False,only
+        "Let `f` see the tensors at `sites` in the batch that is about to run; the hooks stay until `close`, or for other sites"
+        if self.handles and sites != self.sites: self.close()
+        self.armed,self.reached,self.only,self.f = True,False,only,f
         if self.handles: return False
+        self.sites = list(sites)
         def enter(model, args): self.acting = self._always or (self.armed and len(args) > 0 and is_ours(args[0]))
         def leave(model, args, out): self.acting = self._always
         def at(site, t):
             self.reached = True
-            return f(site, t)
+            return self.f(site, t)
         self.handles = [model.register_forward_pre_hook(enter, prepend=True), *(s.hook(partial(at, s), self) for s in sites),
                         model.register_forward_hook(leave, always_call=True)]
         return True
@@ -73,6 +75,16 @@ def _restoring(load):
         return res
     return _inner
 
+def _without_super(cls, own=()):
+    "Names of events of a user's class, or of an instance, that leave out what a class below does there"
+    ours = lambda c: c.__module__.startswith('latentreg_fastai.')
+    for nm in (*event._fields,'setup','begin'):
+        makers = [c for c in cls.__mro__ if nm in c.__dict__]
+        if nm in own and makers: yield nm
+        for c in makers[:-1]:
+            code = getattr(inspect.unwrap(c.__dict__[nm]), '__code__', None)
+            if not ours(c) and (code is None or nm not in code.co_names): yield nm
+
 # %% ../../nbs/02_callback.core.ipynb #4d451c6e
 class LayerCallback(Callback):
     "Base of callbacks that act on layers inside a training batch, and leave nothing behind"
@@ -81,6 +93,7 @@ class LayerCallback(Callback):
     _learn,_name,_fresh,_restored,_attrs = None,None,True,False,()
     n_own = None # Rows of the batch's own, while this callback lets the model see more, see `MoreRows`
     batch_state = () # Names of attributes that belong to one batch: they are `None` between batches
+    _of_init,_ours = (),('rng','site','n_own') # Attributes that a constructor sets, and those that belong to the base
 
     def __new__(cls, *args, **kwargs):
         self = super().__new__(cls)
@@ -93,10 +106,7 @@ class LayerCallback(Callback):
     def __init_subclass__(cls, **kwargs):
         "Refuse an event that does not call the base class's"
         super().__init_subclass__(**kwargs)
-        for nm in (*event._fields,'setup','begin'):
-            own,base = cls.__dict__.get(nm),getattr(super(cls, cls), nm, None)
-            if base is not None and hasattr(own, '__code__') and nm not in own.__code__.co_names:
-                raise TypeError(f'{cls.__name__}.{nm} must call super().{nm}(): the base class has work to do there')
+        for nm in _without_super(cls): raise TypeError(f'{cls.__name__}.{nm} must call super().{nm}(): the base class has work to do there')
         if 'load_state_dict' in cls.__dict__: cls.load_state_dict = _restoring(cls.load_state_dict)
 
     # fastai's own ways ask the learner each time
@@ -113,6 +123,7 @@ class LayerCallback(Callback):
 
     def _set_learn(self, learn):
         "fastai sets this when the callback joins or leaves a learner"
+        if learn is not None: self._check_class()
         self._close()
         old,self._learn = self._learn,None
         if old is not None: self._leave(old)
@@ -123,6 +134,17 @@ class LayerCallback(Callback):
     learn = property(attrgetter('_learn'), _set_learn)
     def _join(self, learn): pass
     def _leave(self, learn): pass
+
+# %% ../../nbs/02_callback.core.ipynb #ce15a305
+@patch
+def _check_class(self:LayerCallback):
+    "Refuse what a subclass has forgotten, or taken"
+    who,of_all = type(self),lambda k: [n for c in type(self).__mro__ for n in c.__dict__.get(k, ())]
+    for nm in _without_super(who, vars(self)): raise self.error(f'its `{nm}` must call super().{nm}(): the base class has work to do there', TypeError)
+    lacks = [k for k in of_all('_of_init') if k not in vars(self)]
+    if lacks: raise self.error(f"`{lacks[0]}` was never set: call super().__init__(...) in {who.__name__}.__init__, with what it was given", TypeError)
+    taken = [k for k in of_all('_ours') if k in vars(self)] if not self._attrs else []   # before the first fit
+    if taken: raise self.error(f'the attribute `{taken[0]}` belongs to the base class: give yours another name', TypeError)
 
 # %% ../../nbs/02_callback.core.ipynb #1b5855dd
 @patch
@@ -279,6 +301,7 @@ class TermCallback(LayerCallback):
     "Base of callbacks that add a term to the loss: it is named, recorded and shown"
     term = None # The term of the current batch, without its weight, detached
     is_on = True # Does it act at all in this fit? A weight of 0 switches a callback off
+    _ours = 'term','term_name'
 
     @property
     def column(self):
@@ -289,6 +312,14 @@ class TermCallback(LayerCallback):
         "What comes and goes with this callback, besides the recorder of its term: `MoreRows`, for instance"
         return []
 
+    def acts_in(self, i:int)->bool: # By the number of the batch in the epoch
+        "Does it act in that batch?"
+        return True
+
+    def setup(self):
+        super().setup()
+        if not isinstance(self.is_on, (bool,np.bool_)): raise self.error(f'`is_on` is true or false, or a property, not {self.is_on!r}', TypeError)
+
     def global_batch(self,
         t, # Features or targets, the same shape on every rank
     ):
@@ -298,8 +329,8 @@ class TermCallback(LayerCallback):
 
     def check_scalar(self, what, term):
         "`term`, if it is a tensor of one number"
-        if isinstance(term, Tensor) and term.numel() == 1: return term.squeeze() if term.ndim else term
-        got = f'a tensor of shape {tuple(term.shape)}' if isinstance(term, Tensor) else repr(term)
+        if isinstance(term, Tensor) and term.numel() == 1 and term.is_floating_point(): return term.squeeze() if term.ndim else term
+        got = f'{str(term.dtype)[6:]} of shape {tuple(term.shape)}' if isinstance(term, Tensor) else repr(term)
         if term is None: got += ': does it end in a `return`?'
         raise self.error(f'`{what}` must return a scalar tensor, made of the features with torch, and returned {got}', TypeError)
 
@@ -313,15 +344,20 @@ class TermCallback(LayerCallback):
 
     def _join(self, learn):
         taken = {cb.term_name for cb in learn.cbs if isinstance(cb, TermCallback) and cb is not self}
+        if not isinstance(self.column, str): raise self.error(f'`column` is a name, or a property, not {self.column!r}', TypeError)
         self.term_name = _unique(self.column, taken)
-        self._companions = [TermRecorder(self), *self.companions()]
+        more = self.companions()
+        if not isinstance(more, (list,tuple)) or not all(isinstance(cb, Callback) for cb in more):
+            raise self.error(f'`companions` must return a list of callbacks, and returned {more!r}', TypeError)
+        self._companions = [TermRecorder(self), *more]
         learn.add_cbs(self._companions)
+    _companions = ()
     def _leave(self, learn): learn.remove_cbs(self._companions)
 
 # %% ../../nbs/02_callback.core.ipynb #34932354
 class WeightedTerm(TermCallback):
     "Adds `weight`·`value()` to the loss"
-    weight = 1.
+    _of_init,_ours = ('weight',),('weight_now',)
     warmup = 0. # The share of training before the weight rises from 0
     def __init__(self,
         weight:float|Callable=1., # λ, 0 or more, or a schedule of it, as `SchedCos(0,1)` or `combine_scheds(...)`
@@ -330,6 +366,8 @@ class WeightedTerm(TermCallback):
     def setup(self):
         super().setup()
         check_share(self, 'warmup', self.warmup, below_one=True)
+        if not callable(self.weight): check_number(self, 'weight', self.weight)
+        self._on = self.is_on
 
     @property
     def is_on(self): return callable(self.weight) or self.weight > 0
@@ -349,7 +387,7 @@ class WeightedTerm(TermCallback):
 
     def before_batch(self):
         self.weight_now = self.weight_at(self.iter)
-        self.hooks.armed = self.weight_now > 0 and len(self.yb) > 0   # without targets fastai takes no step
+        self.hooks.armed = self._on and self.weight_now > 0 and len(self.yb) > 0   # without targets fastai takes no step
         if self.hooks.armed: self.begin()
 
     def begin(self):
@@ -366,7 +404,8 @@ class WeightedTerm(TermCallback):
 # %% ../../nbs/02_callback.core.ipynb #01e05679
 class LatentCallback(WeightedTerm):
     "Adds `weight`·`penalty(z, *yb)` to the loss, z being the features at `layer` in training (class-wise paper, Eq. 7)"
-    layer = None
+    _of_init = ('layer',)
+    batch_state = ('_zs',)
     gathers = True # Is `penalty` given the rows of all ranks, under distributed training?
     def __init__(self,
         weight:float|Callable=1., # λ, 0 or more, or a schedule of it, as `SchedCos(0,1)` or `combine_scheds(...)`
@@ -410,6 +449,9 @@ class LatentCallback(WeightedTerm):
         self.check_reached(self.site)
         zs,self._zs = self._zs,None
         terms = [self.check_scalar('penalty', self.penalty(*self._inputs(z))) for z in zs]
+        for z,t in zip(zs, terms):
+            if z.requires_grad and not t.requires_grad: raise self.error('`penalty` returned a number that is cut off from the features: '
+                                                                         'nothing would be learnt from it; make it of z, without detach() or .item()', TypeError)
         return terms[0] if len(terms) == 1 else sum(terms)/len(terms)   # a layer that is passed twice is seen twice
 
     def _targets(self): return self.yb
@@ -467,7 +509,8 @@ class TermRecorder(LayerCallback):
 # %% ../../nbs/02_callback.core.ipynb #9ccd75f6
 class ClasswiseCallback(LatentCallback):
     "A `LatentCallback` whose penalty may look at classes: it sees to integer labels, one a sample, in `range(self.K)`"
-    classwise,n_classes,labels = True,None,None
+    _of_init,_ours = ('classwise','n_classes','labels'),('K',)
+    batch_state = LatentCallback.batch_state + ('_y',)
     needs_labels = False # Is there no form of the penalty that does without?
     rows_per_label = 1 # At the layer
     _seen_labels = () # Of the epoch

@@ -6,6 +6,7 @@
 __all__ = ['MixingCallback', 'check_something_to_mix', 'LayerMixing']
 
 # %% ../../nbs/03_callback.mixing.ipynb #b1e78a46
+from ..checks import *
 from ..layers import *
 from .core import *
 from fastai.basics import *
@@ -19,11 +20,15 @@ class MixingCallback(LayerCallback):
     alpha = 1. # λ ~ Beta(alpha, alpha)
     per_item = False # A λ for each sample?
     lam,shift = None,None # λ and the distance between partners in the current batch
-    batch_state = ('_partner',)
+    batch_state = '_partner','_mixed','lam','shift'
+    _ours = 'lam','shift'
+    _mixed = None # Was `mix` called in this batch?
     _partner = None # Targets of the partners, in a batch whose targets are mixed
 
     def setup(self):
         super().setup()
+        check_number(self, 'alpha', self.alpha, above=True)
+        if isinstance(self, WeightedTerm): self._check_two_bases()
         for cb in self.learn.cbs:
             if isinstance(cb, MixHandler) or (isinstance(cb, MixingCallback) and cb is not self):
                 self.refuse(cb, 'mixes the batch too; take one of the two (ManifoldMixup(layers=[]) is Input Mixup)')
@@ -43,7 +48,9 @@ class MixingCallback(LayerCallback):
     def mix(self,
         t:Tensor, # Inputs, hidden states or floating targets, (N, ...)
     )->Tensor: # λ·t_i + (1−λ)·t_j, row j being `shift` rows before i
-        "Mix the rows of `t`"
+        "Mix the rows of `t`, in a batch for which λ was drawn"
+        if self.lam is None: raise self.error('there is nothing to mix with in this batch: call begin_mixing() first, and mix only if it says so')
+        self._mixed = True
         lam = self.lam if not self.per_item else self.lam.to(t).view(-1, *[1]*(t.ndim-1))
         return torch.lerp(t.roll(self.shift, 0), t, lam)
 
@@ -66,11 +73,14 @@ def begin_mixing(self:MixingCallback)->bool: # Is there anybody to mix with?
         raise self.error(f'with per_item=True and integer targets the loss must take a `reduction`, which {self.loss_func} does not')
     self.learn.yb = tuple(self.mix(y) if y.is_floating_point() else y for y in yb)
     with plain_tensors(): self._partner = tuple(y if y.is_floating_point() else y.roll(self.shift, 0) for y in self.yb)
+    self._mixed = False                                  # so far of the targets alone
     return True
 
 @patch
 def after_loss(self:MixingCallback):
     "λ·loss(pred, y_i) + (1−λ)·loss(pred, y_j); terms that others have added to `loss_grad` stay"
+    if self._partner is None and self._mixed: raise self.error('inputs or hidden states were mixed, and targets were not: call begin_mixing() first')
+    if self._partner is not None and not self._mixed: raise self.error('targets were mixed, and nothing else: use self.mix for inputs or hidden states')
     if self._partner is None or not self._integer: return
     with plain_tensors():
         if self.per_item:
@@ -92,7 +102,7 @@ def check_something_to_mix(
 # %% ../../nbs/03_callback.mixing.ipynb #29fc9852
 class LayerMixing(MixingCallback):
     "Base of callbacks that mix the hidden states of a layer, drawn for each batch"
-    eligible,input_mixup = None,True
+    _of_init = 'eligible','input_mixup'
     def __init__(self,
         layers=None, # Eligible layers besides the input, as `ManifoldMixup` takes them
         input_mixup:bool=True, # Is the input eligible too? (layer 0)
@@ -126,7 +136,10 @@ class LayerMixing(MixingCallback):
 
     def mix_at(self, site, z):
         self.check_mixable(site, z, self._n)
-        return self.mix_features(z)
+        res = self.mix_features(z)
+        if getattr(res, 'shape', None) == z.shape: return res
+        got = tuple(res.shape) if isinstance(res, Tensor) else f'{res!r}: does it end in a `return`?'
+        raise self.error(f'`mix_features` must return the mixed states, of shape {tuple(z.shape)}, and returned {got}', TypeError)
 
     def check_mixable(self, site, z, n):
         "Refuse a place that has not one floating row a sample"
@@ -137,3 +150,12 @@ class LayerMixing(MixingCallback):
     def after_loss(self):
         if self._partner is not None: self.check_reached(self.site)
         super().after_loss()
+
+# %% ../../nbs/03_callback.mixing.ipynb #7d3c8ef5
+@patch
+def _check_two_bases(self:MixingCallback):
+    "Of a class that both mixes and adds a term, one base's events would hide the other's"
+    for event in ('before_batch','after_loss'):
+        if getattr(type(self), event) in [getattr(c, event, None) for c in (LayerMixing,MixingCallback,WeightedTerm)]:
+            raise self.error(f'a class that both mixes and adds a term needs its own `{event}`, which calls those of both bases, '
+                             'as SemiSupervisedMixup does; or give the learner two callbacks', TypeError)

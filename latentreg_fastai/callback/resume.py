@@ -47,7 +47,9 @@ def load_training(self:Learner,
     if mine.keys() != state['callbacks'].keys():
         raise ValueError(f"{file.name} holds the states of {sorted(state['callbacks'])}, but the callbacks here are {sorted(mine)}: "
                          'pass the same ones, those of `fit` as `cbs`')
-    for n,cb in mine.items(): cb.load_state_dict(state['callbacks'][n])
+    for n,cb in mine.items():
+        cb.load_state_dict(state['callbacks'][n])
+        cb._restored = True                              # it is not to be reset, wherever its `load_state_dict` comes from
     for dl,s in zip(self.dls.loaders, state['loaders']):
         if s is not None: dl.rng.setstate(s)
     random.setstate(state['python']); np.random.set_state(state['numpy']); torch.set_rng_state(state['torch'])

@@ -55,16 +55,12 @@ class SemiSupervisedMixup(LayerMixing, WeightedTerm):
 
 # %% ../../nbs/16_callback.semisup.ipynb #88d11959
 @patch
-def next_unlabeled(self:SemiSupervisedMixup)->tuple: # Empty while the weight is 0
+def next_unlabeled(self:SemiSupervisedMixup)->tuple:
     "The inputs of the next unlabelled batch"
-    if not self.acts_in(self.iter): return ()
     if self._batches is None: self._batches = Endless(self.unlabeled, int(self.rng_for(rank_distrib()).integers(2**32)))
     try: b = tuplify(next(self._batches))
     except ValueError as e: raise self.error(e) from None
-    xu = tuple(b[:len(self.xb)])
-    shapes = [[tuple(t.shape[1:]) for t in tensors_in(x)] for x in (self.xb,xu)]
-    if shapes[0] == shapes[1]: return map_tensors(lambda u,x: u.to(x), xu, self.xb)   # their device and precision
-    raise self.error(f'unlabelled inputs have the shapes {shapes[1]}, labelled ones {shapes[0]}: both must be alike')
+    return tuple(b[:len(self.xb)])
 
 @patch
 def before_batch(self:SemiSupervisedMixup):
