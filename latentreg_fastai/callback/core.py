@@ -140,9 +140,10 @@ class LayerCallback(Callback):
 def _check_class(self:LayerCallback):
     "Refuse what a subclass has forgotten, or taken"
     who,of_all = type(self),lambda k: [n for c in type(self).__mro__ for n in c.__dict__.get(k, ())]
-    for nm in _without_super(who, vars(self)): raise self.error(f'its `{nm}` must call super().{nm}(): the base class has work to do there', TypeError)
+    for nm in _without_super(who, vars(self)):
+        raise self.error(f'its `{nm}` must call super().{nm}(): the base class has work to do there', TypeError)
     lacks = [k for k in of_all('_of_init') if k not in vars(self)]
-    if lacks: raise self.error(f"`{lacks[0]}` was never set: call super().__init__(...) in {who.__name__}.__init__, with what it was given", TypeError)
+    if lacks: raise self.error(f'`{lacks[0]}` was never set: call super().__init__(...) in {who.__name__}.__init__, with its arguments', TypeError)
     taken = [k for k in of_all('_ours') if k in vars(self)] if not self._attrs else []   # before the first fit
     if taken: raise self.error(f'the attribute `{taken[0]}` belongs to the base class: give yours another name', TypeError)
 
@@ -181,6 +182,7 @@ def rng_for(self:LayerCallback, i:int)->np.random.Generator:
     "The callback's own random generator for epoch `i`, from the global seed, that number and its name"
     return np.random.default_rng([torch.initial_seed(), i, zlib.crc32(self.name.encode())])
 
+# %% ../../nbs/02_callback.core.ipynb #fcd501a9
 @patch
 def watch(self:LayerCallback,
     sites:list, # `Site`s
@@ -318,7 +320,8 @@ class TermCallback(LayerCallback):
 
     def setup(self):
         super().setup()
-        if not isinstance(self.is_on, (bool,np.bool_)): raise self.error(f'`is_on` is true or false, or a property, not {self.is_on!r}', TypeError)
+        if isinstance(self.is_on, (bool,np.bool_)): return
+        raise self.error(f'`is_on` is true or false, or a property, not {self.is_on!r}', TypeError)
 
     def global_batch(self,
         t, # Features or targets, the same shape on every rank
@@ -449,9 +452,9 @@ class LatentCallback(WeightedTerm):
         self.check_reached(self.site)
         zs,self._zs = self._zs,None
         terms = [self.check_scalar('penalty', self.penalty(*self._inputs(z))) for z in zs]
-        for z,t in zip(zs, terms):
-            if z.requires_grad and not t.requires_grad: raise self.error('`penalty` returned a number that is cut off from the features: '
-                                                                         'nothing would be learnt from it; make it of z, without detach() or .item()', TypeError)
+        if any(z.requires_grad and not t.requires_grad for z,t in zip(zs, terms)):
+            raise self.error('`penalty` returned a number that is cut off from the features, from which nothing would be learnt: '
+                             'make it of z, without detach() or .item()', TypeError)
         return terms[0] if len(terms) == 1 else sum(terms)/len(terms)   # a layer that is passed twice is seen twice
 
     def _targets(self): return self.yb

@@ -49,7 +49,7 @@ class MixingCallback(LayerCallback):
         t:Tensor, # Inputs, hidden states or floating targets, (N, ...)
     )->Tensor: # λ·t_i + (1−λ)·t_j, row j being `shift` rows before i
         "Mix the rows of `t`, in a batch for which λ was drawn"
-        if self.lam is None: raise self.error('there is nothing to mix with in this batch: call begin_mixing() first, and mix only if it says so')
+        if self.lam is None: raise self.error('no λ was drawn for this batch: call begin_mixing() first, and mix only if it says so')
         self._mixed = True
         lam = self.lam if not self.per_item else self.lam.to(t).view(-1, *[1]*(t.ndim-1))
         return torch.lerp(t.roll(self.shift, 0), t, lam)
@@ -79,9 +79,10 @@ def begin_mixing(self:MixingCallback)->bool: # Is there anybody to mix with?
 @patch
 def after_loss(self:MixingCallback):
     "λ·loss(pred, y_i) + (1−λ)·loss(pred, y_j); terms that others have added to `loss_grad` stay"
-    if self._partner is None and self._mixed: raise self.error('inputs or hidden states were mixed, and targets were not: call begin_mixing() first')
-    if self._partner is not None and not self._mixed: raise self.error('targets were mixed, and nothing else: use self.mix for inputs or hidden states')
-    if self._partner is None or not self._integer: return
+    targets,others = self._partner is not None,bool(self._mixed)
+    if others and not targets: raise self.error('inputs or hidden states were mixed, and targets were not: call begin_mixing() first')
+    if targets and not others: raise self.error('targets were mixed, and nothing else: use self.mix for inputs or hidden states')
+    if not targets or not self._integer: return
     with plain_tensors():
         if self.per_item:
             with NoneReduce(self.loss_func) as lf: own,other = (lf(self.pred, *yb).view(self._n, -1) for yb in (self.yb, self._partner))

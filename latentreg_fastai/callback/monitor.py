@@ -36,7 +36,7 @@ class _Measure(TermCallback):
     def column(self): return self._column
 
 class LatentMonitor(LayerCallback):
-    "Record how far same-class pairs of two batches lie apart (ITRA, Fig. 1) and the class-wise variance of a layer, without touching training"
+    "Record the distance of same-class pairs of two batches (ITRA, Fig. 1) and the class-wise variance; training is not touched"
     order = MixHandler.order-1   # sees a batch before any other callback changes it
     _stateattrs = LayerCallback._stateattrs + ('_before','_now')
     _before,_now = None,None   # inputs and labels of two batches

@@ -110,7 +110,8 @@ class LoadedRows(MoreRows):
             try: self._loader = self.loader(self._base)
             except (TypeError,ValueError) as e:
                 raise self.owner.error(str(e).removeprefix(f'{type(self.owner).__name__}: '), type(e)) from None
-            if not hasattr(self._loader, 'part_batch'): raise self.owner.error(f'the loader of more rows must be a GroupDL, not {self._loader!r}', TypeError)
+            if not hasattr(self._loader, 'part_batch'):
+                raise self.owner.error(f'the loader of more rows must be a GroupDL, not {self._loader!r}', TypeError)
         self.learn.dl = self._loader
 
     def find_rows(self, total):
@@ -162,13 +163,15 @@ class BroughtRows(MoreRows):
     def _check_brought(self):
         "Refuse what cannot stand below the batch's own inputs"
         own,more = self.xb,self.inputs
-        if not isinstance(more, tuple): raise self.owner.error(f'the inputs of more rows come as a tuple, not as {type(more).__name__}', TypeError)
+        if not isinstance(more, tuple):
+            raise self.owner.error(f'the inputs of more rows come as a tuple, not as {type(more).__name__}', TypeError)
         if not more: return
         shapes = [[tuple(t.shape[1:]) for t in tensors_in(b)] for b in (own,more)]
         kinds = [[t.is_floating_point() for t in tensors_in(b)] for b in (own,more)]
         if len(own) != len(more) or shapes[0] != shapes[1]:
             raise self.owner.error(f"the inputs of more rows have the shapes {shapes[1]}, the batch's own {shapes[0]}: both must be alike")
-        if kinds[0] != kinds[1]: raise self.owner.error('the inputs of more rows are floating numbers where the batch has integers, or the reverse', TypeError)
+        if kinds[0] != kinds[1]:
+            raise self.owner.error('the inputs of more rows are floating numbers where the batch has integers, or the reverse', TypeError)
 
 class InnerRows(MoreRows):
     "More rows, which arise within the model, at a layer that the callback watches: two leave it for each sample"

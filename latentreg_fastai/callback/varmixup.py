@@ -18,7 +18,7 @@ class VarMixup(MixingCallback):
     _stateattrs = MixingCallback._stateattrs + ('_vae',)
     _vae = None
     def __init__(self,
-        vae:nn.Module, # A trained autoencoder with `encode` and `decode`, as `fit_vae` gives one, for images of the learner's shape and scale
+        vae:nn.Module, # A trained autoencoder with `encode` and `decode`, as `fit_vae` gives one, for images like the learner's
         alpha:float=1., # λ ~ Beta(alpha, alpha), above 0
         p:float=1., # The share of batches that are treated so
     ):
