@@ -151,16 +151,45 @@ def test_a_run_reads_like_its_record():
     assert pickle.loads(pickle.dumps(run)) == copy.deepcopy(run) == run
 
 @pytest.mark.parametrize('change,match', [
-    (dict(epoch=3), ["no 'epoch'",'epochs']), (dict(net_args=None), ["needs 'net_args'"]), (dict(epochs=0), ['`epochs`','whole number']), (dict(epochs=1.5), ['`epochs`','1.5']),
+    (dict(epoch=3), ["no 'epoch'",'epochs']), (dict(net_args=None), ["needs 'net_args'"]), (dict(lr=None), ["needs 'lr' besides 'data', 'data_args', 'net', 'net_args', 'method', 'args', 'seed', 'epochs'"]), (dict(epochs=0), ['`epochs`','whole number']), (dict(epochs=1.5), ['`epochs`','1.5']),
     (dict(labeled='x'), ['`labeled`',"'x'"]), (dict(vae=3), ['`vae`','mapping']), (dict(args=[1]), ['`args`','mapping']), (dict(fit='onecycle'), ['`fit`','one_cycle']), (dict(fit='drops'), ['`drops`']),
     (dict(precision='fp8'), ['`precision`','bf16']), (dict(net='resnet19'), ["network 'resnet19'",'resnet20',"networks['resnet19']"]), (dict(data='digit'), ["data set 'digit'",'digits',"datasets['digit']"]),
     (dict(method='VRR'), ["method 'VRR'",'cw-VR',"methods['VRR']"]), (dict(task='regression'), ["task 'regression'","tasks['regression']"]), (dict(opt='adamw'), ["optimizer 'adamw'","optimizers['adamw']"]),
-    (dict(measures=['robust']), ["measure 'robust'","measures['robust']"]), (dict(method='GANMixup', args={}), ['GANMixup','gan','classification']), (dict(method='SemiSupervisedMixup', args={}), ['labeled'])], ids=lambda o: '' if isinstance(o, list) else ' '.join(o))
+    (dict(measures=['robust']), ["measure 'robust'","measures['robust']"]),
+    (dict(seed='0'), ['`seed`','whole number',"'0'"]), (dict(seed=-1), ['`seed`','of 0 or more','-1']), (dict(lr='1e-2'), ['`lr`','number',"'1e-2'"]), (dict(lr=-1.), ['`lr`','0 or more']),
+    (dict(wd='1e-3'), ['`wd`','number']), (dict(drop=7), ['`drop`','share','7']), (dict(points=0), ['`points`','above 0']), (dict(last=0), ['`last`','above 0']), (dict(labeled=0), ['`labeled`','above 0']),
+    (dict(channels_last='no'), ['`channels_last`','true or false',"'no'"]), (dict(drops=[.5]), ['`drops`','`fit: drops`',"'one_cycle'"]), (dict(fit='flat', drops=[.5]), ['`drops`',"'flat'"]),
+    (dict(fit='drops', drops=.5), ['`drops`','list of shares','0.5']), (dict(fit='drops', drops=[.5,75]), ['`drops`','share','75']), (dict(version='1'), ['`version`',"'1'"]), (dict(stage='tset'), ['`stage`','strength',"'tset'"]),
+    (dict(condition=3), ['`condition`','text']), (dict(label=['a']), ['`label`','text']), (dict(net=3), ['`net`','text']), (dict(measures='corruptions'), ['`measures`','list of names',"['corruptions']"]),
+    (dict(measures=['error']), ["'error'",'a record has already']), (dict(measures=['label']), ["'label'"]), (dict(measures=['nll_last5']), ["'nll_last5'"]), (dict(measures=['judge_error']), ["'judge_error'"]), (dict(measures=['failed']), ["'failed'"]),
+    (dict(args=dict(weight=SchedLin(0., 1.))), ['`args`','text, numbers','not a _Annealer']), (dict(data_args=dict(n_train=tensor(3))), ['`data_args`','lists and mappings','tensor(3)','Tensor']), (dict(args={(1,2): 1}), ['`args`','tuple']), (dict(method='GANMixup', args={}), ['GANMixup','gan','classification']), (dict(method='SemiSupervisedMixup', args={}), ['labeled'])], ids=lambda o: '' if isinstance(o, list) else ' '.join(o))
 def test_what_a_run_cannot_be(change, match):
     "Told before anything is trained, by all that takes a run"
     for f in (trained, one_run, lambda r: Run.from_dict(r).check()):
         with pytest.raises(ValueError) as e: f({**ONE, **change})
         assert all(m in str(e.value) for m in match), e.value
+
+def test_a_run_that_lacks_a_setting():
+    "Each missing one is named once; a run that was made without `from_dict` is checked too"
+    with pytest.raises(ValueError) as e: Run.from_dict({**ONE, 'lr': None})
+    assert str(e.value).count("'lr'") == 1
+    with pytest.raises(ValueError, match="needs 'data', .*'lr'$"): Run.from_dict({})
+    for k in ONE:
+        with pytest.raises(ValueError, match=f"needs '{k}' besides"): Run(**{**ONE, k: None}).check()
+
+def test_what_a_run_can_be():
+    "Whole numbers for numbers, zeros where they say something, tuples for lists, NumPy's floats, which are Python's"
+    for c in (dict(lr=0), dict(lr=np.float64(.1)), dict(wd=0), dict(drop=0), dict(drop=1), dict(seed=0), dict(fit='drops', drops=(.5,1)), dict(channels_last=False), dict(measures=[]), dict(measures=('samples',)), dict(label=100), dict(version=0), dict(args=dict(layers=['0',None], p=True))):
+        Run.from_dict({**ONE, **c}).check()
+
+def test_a_run_in_a_set():
+    runs = [Run.from_dict({**ONE, **c}) for c in ({}, dict(args=dict(weight=1)), dict(seed=1))]
+    assert runs[0] == runs[1] and hash(runs[0]) == hash(runs[1]) and len({*runs}) == 2 and {runs[0]: 'a'}[runs[1]] == 'a'
+
+def test_a_key_says_what_settings_hold():
+    "To who asks for the key, as `run_all` does for all runs before it begins"
+    for args,said in ((dict(a=SchedLin(0., 1.)), 'a _Annealer$'), (dict(a=[tensor(1.)]), 'Tensor'), (dict(a=np.float32(1)), 'float32')):
+        with pytest.raises(ValueError, match=f'`args` may hold text, numbers.*{said}'): run_key({**ONE, 'args': args})
 
 def test_a_record_can_be_trained_again():
     rec = one_run(ONE)
@@ -202,6 +231,59 @@ def test_a_loss_of_ones_own(registered):
     pred,y = torch.randn(4, 10),torch.arange(4)
     assert torch.equal(learn.loss_func(pred, y), F.cross_entropy(2*pred, y))
     assert one_run({**ONE, 'method': 'sharp', 'args': dict(s=1.)})['nll'] == one_run({**ONE, 'method': 'baseline', 'args': {}})['nll']
+
+def test_callbacks_together_are_a_method(registered):
+    "As a list or a tuple they all act: strength 0 of one leaves the other's figures"
+    base,one = (one_run({**ONE, 'method': m, 'args': {}})['nll'] for m in ('baseline','VR'))
+    methods['list'],methods['tuple'],methods['none'] = lambda w: [VarianceRegularizer(classwise=False), CovarianceRegularizer(w)],lambda w: (CovarianceRegularizer(w),),None
+    learn = trained({**ONE, 'method': 'list', 'args': dict(w=1.)})
+    assert set(learn.recorder.terms) == {'vr','cw_cr'}
+    nll = lambda m,**args: one_run({**ONE, 'method': m, 'args': args})['nll']
+    assert nll('list', w=0.) == one != nll('list', w=1.) and nll('tuple', w=0.) == base == nll('none') != nll('tuple', w=1.)
+
+@pytest.mark.parametrize('entry,match', [
+    (lambda: None, ["methods['x'] made None",'`return`','registered as None']), (lambda: 3, ["methods['x'] made 3",'list of callbacks','loss function']), (lambda: ManifoldMixup, ["methods['x']",'ManifoldMixup']),
+    (lambda: [ManifoldMixup(), 3], ["methods['x']",'list of callbacks']), (Method(lambda: None), ["methods['x'] made None"]), (VarianceRegularizer(), ["methods['x']",'makes a callback','lambda']),
+    ([VarianceRegularizer()], ["methods['x']",'makes a callback']), (CrossEntropyLossFlat(), ["methods['x']",'loss function']), (nn.CrossEntropyLoss(), ["methods['x']"]), ('VR', ["methods['x']","'VR'"]),
+    (Method(ManifoldMixup, tasks='clasification'), ["methods['x']","unknown task 'clasification'",'reconstruction'])])
+def test_what_is_no_method(entry, match, registered):
+    methods['x'] = entry
+    with pytest.raises(ValueError) as e: trained({**ONE, 'method': 'x', 'args': {}})
+    assert all(m in str(e.value) for m in match), e.value
+
+def test_a_task_may_be_registered_after_its_method(registered):
+    methods['x'] = Method(ManifoldMixup, tasks=['mine'])
+    run = Run.from_dict({**ONE, 'method': 'x', 'args': {}, 'task': 'mine'})
+    with pytest.raises(ValueError, match="unknown task 'mine'"): run.check()
+    tasks['mine'] = run_module.Classification
+    run.check()
+    with pytest.raises(ValueError, match='x is for other tasks'): run.replaced(task=None).check()
+
+def test_a_callback_is_no_entry_of_a_method():
+    with pytest.raises(ValueError, match='Method: `make` must be what makes'): Method(VarianceRegularizer())
+
+# Measures of one's own
+
+def test_what_measures_give(tmp_path, registered):
+    "NumPy's scalars are numbers; what JSON cannot hold fails that run by name, and the others go on"
+    given = dict(np32=np.float32(.5), np64=dict(a=[np.int64(3), np.bool_(True)]), tensor=tensor(1.), array=dict(a=np.arange(3)), keys={(1,2): 3})
+    for k,v in given.items(): measures[k] = lambda learn, v=v: v
+    recs = run_all([{**ONE, 'measures': [k]} for k in given] + [ONE], tmp_path/'r.jsonl')
+    good = recs[:2] + recs[-1:]
+    assert [failed(r) for r in recs] == [False,False,True,True,True,False] and len({r['error'] for r in good}) == 1
+    assert recs[0]['np32'] == .5 and recs[1]['np64'] == dict(a=[3,True])
+    for r,k,said in zip(recs[2:], ('tensor','array','keys'), ('Tensor','ndarray','tuple')): assert f"measures['{k}'] gave" in r['failed'] and said in r['failed'] and 'a record can hold' in r['failed']
+
+def test_a_measure_that_a_record_has_already(tmp_path, registered, monkeypatch):
+    "Nothing is trained for it; a figure of a task of one's own is known after an epoch"
+    measures['error'] = measures['label'] = measures['margin'] = lambda learn: 0.
+    class Margin(run_module.Classification):
+        def figures(self, learn): return dict(super().figures(learn), margin=np.float32(1.))
+    tasks['mine'] = Margin
+    recs = run_all([{**ONE, 'measures': ['margin'], 'task': 'mine'}, {**ONE, 'task': 'mine'}, {**ONE, 'measures': ['margin']}], tmp_path/'r.jsonl')
+    assert "'margin'" in recs[0]['failed'] and 'figure of the task' in recs[0]['failed'] and (recs[1]['margin'],recs[2]['margin']) == (1.,0.)
+    monkeypatch.setattr(run_module, 'trained', lambda *args: 1/0)
+    for r in run_all([{**ONE, 'measures': [m]} for m in ('error','label')], tmp_path/'r.jsonl'): assert f"cannot be named '{r['measures'][0]}'" in r['failed']
 
 def test_networks_of_ones_own(registered):
     "They are told the sizes that they take"
@@ -253,6 +335,10 @@ def test_worker_processes_forget_what_is_gone(tmp_path, registered):
     methods.replace_added({})
     again = run_all([run], tmp_path/'c.jsonl', jobs=2)[0]
     assert usual['nll'] == again['nll'] != other['nll']
+
+def test_an_entry_that_is_none_is_sent(registered):
+    methods['mine'] = None
+    assert methods.added() == dict(mine=None)
 
 def test_names_of_ones_own_on_a_cluster(tmp_path, registered):
     distributed = pytest.importorskip('distributed')

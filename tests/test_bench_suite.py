@@ -73,6 +73,22 @@ WRONG = {'key of the suite':    (dict(row={}), ["'row'",'rows']),
          'rows are a list':     (dict(rows=['VR']), ['rows']),
          'conditions, a list':  (dict(conditions=['a']), ['conditions']),
          'grid of a number':    (dict(rows={'VR': dict(grid=dict(weight=1))}, tune=dict(n_valid=100)), ['grid',"'VR'"]),
+         'measures, a name':    (dict(base={**BASE, 'measures': 'corruptions'}), ['measures',"['corruptions']"]),
+         'a record has it':     (dict(base={**BASE, 'measures': ['error']}), ["'error'"]),
+         'no drops':            (dict(base={**BASE, 'drops': [.5]}), ['drops','fit: drops']),
+         'drops left':          (dict(base={**BASE, 'fit': 'drops', 'drops': [.5]}, rows={'VR': dict(run=dict(fit='flat'))}), ["'VR'",'drops',"'flat'"]),
+         'drop':                (dict(base={**BASE, 'drop': 7}), ['drop','share']),
+         'drop of a row':       (dict(rows={'VR': dict(run=dict(drop=7))}), ["'VR'",'drop','share']),
+         'wd as text':          (dict(base={**BASE, 'wd': '1e-3'}), ['wd',"'1e-3'"]),
+         'last':                (dict(base={**BASE, 'last': 0}), ['last','above 0']),
+         'points':              (dict(conditions={'a': dict(base=dict(points=0))}), ['points','above 0']),
+         'channels_last':       (dict(base={**BASE, 'channels_last': 'no'}), ['channels_last',"'no'"]),
+         'no net':              (dict(base={**BASE, 'net': None}), ['net','None']),
+         'args of a date':      (dict(rows={'VR': dict(args=dict(a=pd.Timestamp(0)))}), ["'VR'",'args','Timestamp']),
+         'a rate below 0':      (dict(lrs=[-.1]), ['lrs','-0.1']),
+         'seeds that are none': (dict(seeds=[.5]), ['seeds','0.5']),
+         'seed below 0':        (dict(tune=dict(n_valid=100, seeds=[-1])), ['seeds','-1']),
+         'version as text':     (dict(version='one'), ['version',"'one'"]),
          'tune seed, a number': (dict(tune=dict(n_valid=100, seeds=100)), ['seeds','tune'])}
 
 @pytest.mark.parametrize('changes,said', WRONG.values(), ids=WRONG)
@@ -80,6 +96,16 @@ def test_a_wrong_suite(changes, said):
     "The error names what is wrong and, where there is a choice, what there is"
     with pytest.raises(ValueError) as e: Suite(spec(**changes), 'mine')
     assert all(s in str(e.value) for s in ('mine', *said)), e.value
+
+def test_drops_of_a_row_and_of_a_condition():
+    "They go with the `fit` of what the row or condition inherits, and a null takes them away"
+    drops = {**BASE, 'fit': 'drops', 'drops': [.5]}
+    suite = Suite(spec(base=drops, rows={'VR': dict(run=dict(drops=[.25])), 'CR': dict(run=dict(fit='flat', drops=None))}, conditions=dict(a={}, b=dict(base=dict(fit=None, drops=None), rows={'VR': dict(run=dict(fit='drops', drops=[.75]))}))))
+    runs = [r.check() for r in suite.test_runs(dict(a=.1, b=.1), {}) if r.seed == 0]
+    assert [(r.condition,r.row,r.fit,r.drops) for r in runs] == [('a','baseline','drops',[.5]),('a','VR','drops',[.25]),('a','CR','flat',None),('b','baseline',None,None),('b','VR','drops',[.75])]
+
+def test_a_suite_without_conditions_says_so():
+    with pytest.raises(ValueError, match="suite digits: it has no conditions.*'foo'"): Suite.load('digits').only(conditions=['foo'])
 
 @pytest.mark.parametrize('k', ['title','version','base','lrs','rows'])
 def test_what_a_suite_needs(k):
@@ -168,6 +194,11 @@ def test_a_suite_of_ones_own_is_a_file(tmp_path, monkeypatch):
     assert Suite.load('digits.yaml').title == 'Tiny' and Suite.load('digits').title != 'Tiny'
 
 # The suites of the package
+
+def test_every_run_of_the_package_is_checked():
+    for s in SUITES.values():
+        lrs = s.choose_lrs([])
+        for r in s.lr_runs() + s.strength_runs(lrs) + s.test_runs(lrs, {}): assert r.check() is r
 
 def test_demo_has_everything_that_fits():
     c = Suite.load('digits').conditions[None]

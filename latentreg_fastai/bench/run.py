@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['datasets', 'networks', 'tasks', 'optimizers', 'fits', 'precisions', 'methods', 'measures', 'registries',
-           'settings_of_runs', 'named_settings', 'Registry', 'Method', 'find_method', 'ExtraPass', 'pack_added',
-           'unpack_added', 'Run', 'run_key', 'check_settings', 'task_of', 'trained', 'keep_memory', 'versions',
+           'settings_of_runs', 'needed_settings', 'named_settings', 'stages', 'figures_of_records', 'Registry',
+           'Method', 'find_method', 'callbacks_and_loss', 'ExtraPass', 'pack_added', 'unpack_added', 'Run',
+           'check_plain', 'run_key', 'check_needed', 'check_settings', 'task_of', 'trained', 'keep_memory', 'versions',
            'one_run']
 
 # %% ../../nbs/30_bench.run.ipynb #93aaba66
-import base64,cloudpickle,ctypes,dataclasses,gc,io,json,platform,resource,sys
+import base64,cloudpickle,ctypes,dataclasses,gc,io,json,platform,reprlib,resource,sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ class Registry(dict):
 
     def added(self)->dict:
         "The entries that were added or replaced since the import"
-        return {k: v for k,v in self.items() if self.shipped.get(k) is not v}
+        return {k: v for k,v in self.items() if k not in self.shipped or self.shipped[k] is not v}
 
     def replace_added(self,
         entries:dict, # What `added` gives in another process
@@ -72,7 +73,7 @@ class Method:
     "How the callback or the loss of a method is made, and what it needs"
     can_need = dict(vae='an autoencoder that was trained on the data', unlabeled='a loader of samples without labels')
     def __init__(self,
-        make:Callable=None, # Makes a callback or a loss function from a run's `args`; None trains as usual
+        make:Callable=None, # Makes a callback, a list of callbacks or a loss function from a run's `args`; None trains as usual
         tasks=None, # Names in `tasks` that it is meant for; by default it may be tried with all
         needs=None, # Names in `Method.can_need` of what `make` is given besides the arguments
         timed:dict=None, # Arguments to time it with
@@ -83,10 +84,19 @@ class Method:
         store_attr('make,of_fastai,listed')
         self.tasks,self.needs,self.timed,self.beside = L(tasks),L(needs),timed or {},beside or {}
         for k in self.needs: check_choice(self, 'needs', k, list(self.can_need))
+        self.who = type(self).__name__
+        if make is None or callable(make) and not isinstance(make, (Callback,nn.Module,BaseLoss)): return
+        raise ValueError(f'{self.who}: `make` must be what makes a callback or a loss function, a class or a function, not {make!r}: '
+                         'give the class, or `lambda: ...`, so that each run has one of its own')
 
     def __call__(self, **kwargs):
-        "The callback or loss function; None if it trains as usual"
-        return self.make and self.make(**kwargs)
+        "The callback, the callbacks or the loss function; None if it trains as usual"
+        if self.make is None: return
+        made = self.make(**kwargs)
+        several = isinstance(made, (list,tuple,L)) and all(isinstance(cb, Callback) for cb in made)
+        if several or callable(made) and not isinstance(made, type): return made
+        forgot = '; is a `return` missing? The baseline is a method that is registered as None' if made is None else ''
+        raise ValueError(f'{self.who} made {made!r}, which is neither a callback nor a list of callbacks nor a loss function{forgot}')
 
     def suits(self,
         task:str, # A name in `tasks`
@@ -104,8 +114,17 @@ def find_method(
     who:str='', # Who asks, for the message
 )->Method:
     "The method of this name"
-    m = methods.find(name, who)
-    return m if isinstance(m, Method) else Method(m)
+    m,registered = methods.find(name, who),f'methods[{name!r}]'
+    try: m = copy(m) if isinstance(m, Method) else Method(m)
+    except ValueError as e: raise ValueError(f'{registered}: {e}') from None
+    m.who = registered                                   # for messages
+    return m
+
+def callbacks_and_loss(
+    made, # What a `Method` gives
+)->tuple: # A list of callbacks; a loss function or None
+    "Tell the callbacks of a method from a loss function"
+    return (L(made),None) if made is None or isinstance(made, (list,tuple,L,Callback)) else (L(),made)
 
 class ExtraPass(Callback):
     "One more forward pass in evaluation mode, without gradients, at the end of each training step"
@@ -236,7 +255,7 @@ class Run(Mapping):
     suite:str=None           # Name of the suite it belongs to
     version:int=None         # Version of that suite
     condition:str=None       # Condition of that suite
-    stage:str=None           # 'lr' or 'strength' for a choice, 'test' for the comparison
+    stage:str=None           # 'lr' or 'strength' for a choice of a suite, 'test' for its comparison
     points:int=None          # At how many points of training the curve is measured; by default 10
     last:int=None            # How many of the last epochs are all measured; by default 5
     not_in_key = ('suite','version','points','last')
@@ -247,16 +266,39 @@ class Run(Mapping):
         return v
     def __iter__(self): return (k for k in settings_of_runs if getattr(self, k) is not None)
     def __len__(self): return len(list(iter(self)))
+    def __hash__(self): return hash(self.key)
     def __repr__(self): return f"Run({', '.join(f'{k}={v!r}' for k,v in self.items())})"
 
 settings_of_runs = [f.name for f in dataclasses.fields(Run)]
+needed_settings = [f.name for f in dataclasses.fields(Run) if f.default is dataclasses.MISSING]
 
 # %% ../../nbs/30_bench.run.ipynb #704defe7
+_json_holds = 'text, numbers, True, False and None, and lists and mappings of these'
+def _shown(o):
+    "An object in a message, without its place in memory"
+    kind,text = type(o).__name__,reprlib.repr(o)
+    return f'a {kind}' if text == kind or re.search(r'at 0x|\.\.\.x', text) else f'{text} ({kind})'
+
+def check_plain(
+    who:str, # Whose setting it is, for the message
+    name:str, # Name of the setting
+    v, # What was given
+):
+    "Raise a `ValueError` if the setting `v` cannot be written as JSON"
+    holds = f'{who}: `{name}` may hold {_json_holds}'
+    def other(o): raise ValueError(f'{holds}, not {_shown(o)}')
+    try: json.dumps(v, default=other, sort_keys=True)
+    except TypeError as e: raise ValueError(f'{holds}: {e}') from e
+
 def run_key(
     run, # A `Run`, or a record
 )->str:
     "What makes two runs the same, as text"
-    text = json.dumps({k: run[k] for k in settings_of_runs if k not in Run.not_in_key and run.get(k) is not None}, sort_keys=True)
+    settings = {k: run[k] for k in settings_of_runs if k not in Run.not_in_key and run.get(k) is not None}
+    try: text = json.dumps(settings, sort_keys=True)
+    except TypeError:
+        for k,v in settings.items(): check_plain('run', k, v)
+        raise
     return json.dumps(json.loads(text, parse_float=lambda s: int(x) if (x := float(s)).is_integer() else x))   # 1.0 is 1
 
 @patch(as_prop=True)
@@ -270,6 +312,14 @@ def to_dict(self:Run)->dict:
     "What was set: the first part of the run's record"
     return dict(self)
 
+def check_needed(
+    d, # A `Run`, its settings, or its record
+):
+    "Raise a `ValueError` if a setting that every run has is missing"
+    missing,given = ([k for k in ks if (d.get(k) is None) is none] for ks,none in ((needed_settings,True),(settings_of_runs,False)))
+    besides = f" besides {', '.join(map(repr, given))}" if given else ''
+    if missing: raise ValueError(f"a run needs {', '.join(map(repr, missing))}{besides}")
+
 @patch(cls_method=True)
 def from_dict(cls:Run,
     d, # A `Run`, its settings, or its record
@@ -278,9 +328,7 @@ def from_dict(cls:Run,
     if isinstance(d, cls): return d
     unknown = [k for k in d if k not in settings_of_runs]
     if unknown and 'versions' not in d: raise ValueError(f"a run has no {unknown[0]!r}; it has {', '.join(settings_of_runs)}")
-    needed = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
-    missing = [k for k in needed if d.get(k) is None]
-    if missing: raise ValueError(f"a run needs {', '.join(map(repr, missing))} besides {', '.join(map(repr, d))}")
+    check_needed(d)
     return cls(**{k: d[k] for k in settings_of_runs if k in d})
 
 @patch
@@ -292,29 +340,62 @@ def replaced(self:Run,
 
 # %% ../../nbs/30_bench.run.ipynb #fb5ad8fa
 named_settings = dict(task=tasks, data=datasets, net=networks, opt=optimizers, measures=measures)   # Setting: registry of its names
+stages = ('lr','strength','test')
+figures_of_records = ('error','nll','ece','brier','judge_error','error_last5','nll_last5','figure','curve','terms','step_ms','images_s',
+                      'memory_mb','seconds','device','threads','versions','failed','traceback')
 
+def _checked_as(kind, words):
+    "A check that a setting is a `kind`"
+    def check(who, name, v):
+        if isinstance(v, kind) and (kind is bool or not isinstance(v, bool)): return
+        raise ValueError(f'{who}: `{name}` must be {words}, not {v!r}')
+    return check
+
+def _check_drops(who, name, v):
+    if not isinstance(v, (list,tuple)) or not v:
+        raise ValueError(f'{who}: `{name}` must be a list of shares of training, as [0.5, 0.75], not {v!r}')
+    for share in v: check_share(who, name, share)
+
+def _check_measures(who, name, v):
+    one = f': give [{v!r}]' if isinstance(v, str) else ''
+    if not isinstance(v, (list,tuple)): raise ValueError(f'{who}: `{name}` must be a list of names, not {v!r}{one}')
+    for m in v:
+        if m in settings_of_runs or m in figures_of_records:
+            raise ValueError(f'{who}: a measure cannot be named {m!r}, which a record has already: register it under another name')
+
+_mapping,_text = _checked_as(dict, 'a mapping'),_checked_as(str, 'text')
+_checks = dict(
+    data_args=_mapping, net_args=_mapping, args=_mapping, vae=_mapping, seed=partial(check_whole, low=0), epochs=check_whole,
+    labeled=check_whole, points=check_whole, last=check_whole, version=partial(check_whole, low=0), lr=check_number, wd=check_number,
+    drop=check_share, drops=_check_drops, channels_last=_checked_as(bool, 'true or false'), fit=partial(check_choice, choices=fits),
+    precision=partial(check_choice, choices=precisions), stage=partial(check_choice, choices=stages), measures=_check_measures,
+    data=_text, net=_text, method=_text, suite=_text, condition=_text, label=_checked_as((str,int,float), 'text'))
+
+# %% ../../nbs/30_bench.run.ipynb #a4c9e1d7
 def check_settings(
     settings, # Some settings of a run, or all
     who:str='run', # Whose they are, for messages
     names:bool=True, # Must the names be in the registries?
 ):
     "Raise a `ValueError` if one of `settings` cannot be a run's"
-    for k in ('data_args','net_args','args','vae'):
-        if not isinstance(settings.get(k, {}), dict): raise ValueError(f'{who}: `{k}` must be a mapping, not {settings[k]!r}')
-    for k in ('epochs','labeled'):
-        if settings.get(k) is not None: check_whole(who, k, settings[k])
-    for k,choices in (('fit',fits),('precision',precisions)):
-        if settings.get(k) is not None: check_choice(who, k, settings[k], choices)
-    if settings.get('fit') == 'drops' and not settings.get('drops'):
-        raise ValueError(f'{who}: `fit: drops` needs `drops`, the shares of training at which the rate falls')
-    for k,registry in named_settings.items():
-        for name in L(settings.get(k)) if names and settings.get(k) is not None else (): registry.find(name, who)
+    for k,v in settings.items():
+        if v is None and k not in needed_settings: continue
+        if k in _checks: _checks[k](who, k, v)
+        check_plain(who, k, v)
+    fit,drops = settings.get('fit'),settings.get('drops')
+    if fit == 'drops' and not drops: raise ValueError(f'{who}: `fit: drops` needs `drops`, the shares of training at which the rate falls')
+    if drops and fit != 'drops':
+        raise ValueError(f'{who}: `drops` goes with `fit: drops`, not with {fit or fits[0]!r}: give that, or leave `drops` out')
+    for k,registry in named_settings.items() if names else ():
+        for name in L(settings.get(k)): registry.find(name, who)
 
 @patch
 def check(self:Run)->Run: # The run
     "Raise a `ValueError` if this run cannot be trained as it says"
+    check_needed(self)
     check_settings(self)
     method,task = find_method(self.method),self.task or 'classification'
+    for t in method.tasks: tasks.find(t, method.who)
     if not method.suits(task): raise ValueError(f"{self.method} is for other tasks ({', '.join(method.tasks)}), not for {task}")
     if 'unlabeled' in method.needs and not self.labeled:
         raise ValueError(f'{self.method} needs unlabelled data: give `labeled`, the number of training samples that keep their labels')
@@ -370,8 +451,7 @@ def trained(
     model = task.network(x, dls)
     if run.drop: _dropout(model, run.drop)
     needed = dict(vae=partial(_vae, run, dls), unlabeled=lambda: unlabeled)
-    made = method(**{k: needed[k]() for k in method.needs}, **run.args)
-    own,loss = (L(made),None) if made is None or isinstance(made, Callback) else (L(),made)
+    own,loss = callbacks_and_loss(method(**{k: needed[k]() for k in method.needs}, **run.args))
     learn = task.learner(dls, model, loss, opt_func=optimizers.find(run.opt or 'adam'))
     own += L(cbs) + ([_Autocast(run.precision)] if run.precision else []) + ([ChannelsLast()] if run.channels_last else [])
     if run.fit == 'drops': own += [ParamScheduler({'lr': partial(_drop_lr, run.lr, run.drops)})]
@@ -405,17 +485,28 @@ def keep_memory():
     _libc('mallopt', M_MMAP_MAX, 0); _libc('mallopt', M_TRIM_THRESHOLD, 2**31-1)
 
 # %% ../../nbs/30_bench.run.ipynb #083bfada
+def _for_record(who, v):
+    "`v` as it is read from a record: NumPy's scalars are numbers. Raises a `ValueError` if JSON cannot hold what `who` gave"
+    fit = f'a record can hold: {_json_holds}'
+    def other(o):
+        if isinstance(o, np.generic): return o.item()
+        raise ValueError(f'{who} gave {_shown(o)}, which is nothing that {fit}')
+    try: return json.loads(json.dumps(v, default=other))
+    except TypeError as e: raise ValueError(f'{who} gave {_shown(v)}, which is nothing that {fit}: {e}') from e
+
 class _Watch(Callback):
     "Times the training steps and keeps the validation figures of the epochs in `at`"
     order = Recorder.order+1
-    def __init__(self, at, task): self.at,self.task,self.curve,self.step_ms = at,task,[],[]
+    def __init__(self, at, task, measures): self.at,self.task,self.measures,self.curve,self.step_ms = at,task,measures,[],[]
     def before_train(self): self._now = _clock(self.dls.device)
     def after_train(self): self.step_ms.append((_clock(self.dls.device)-self._now)/len(self.dls.train)*1e3)
     def before_validate(self):
         if self.epoch not in self.at: raise CancelValidException
     def after_epoch(self):
         if self.epoch not in self.at: return
-        self.figures = self.task.figures(self.learn)
+        self.figures = _for_record(f'the task {type(self.task).__name__}', self.task.figures(self.learn))
+        twice = [m for m in self.measures if m in self.figures]
+        if twice: raise ValueError(f'a measure cannot be named {twice[0]!r}, a figure of the task: register it under another name')
         measured = {k: self.figures[k] for k in ('nll','error') if k in self.figures}
         self.curve.append(dict(epoch=self.epoch, train_loss=self.recorder.values[-1][0], **measured))
 
@@ -437,14 +528,14 @@ def one_run(
     "Train as `run` says and measure on the validation loader"
     run,start = Run.from_dict(run).check(),time.perf_counter()
     n,last,points,peak,task = run.epochs,run.get('last', 5),run.get('points', 10),_PeakMemory(),task_of(run)
-    watch = _Watch(set(range(max(0, n-last), n)) | set(range(0, n, max(1, n//points))), task)
+    watch = _Watch(set(range(max(0, n-last), n)) | set(range(0, n, max(1, n//points))), task, run.measures or ())
     learn = trained(run, watch)
     ends = [c for c in watch.curve if c['epoch'] >= n-last]
     device,step_ms = learn.dls.device,float(np.median(watch.step_ms))
     final = lambda term: next((t for t in reversed(term) if not math.isnan(t)), None)
     return {**run, **({} if task.figure == Classification.figure else dict(figure=task.figure)), **watch.figures,
             **{f'{k}_last5': float(np.median([c[k] for c in ends])) for k in ('error','nll') if k in watch.figures},
-            **{m: measures.find(m)(learn) for m in run.measures or ()},
+            **{m: _for_record(f'measures[{m!r}]', measures.find(m)(learn)) for m in run.measures or ()},
             'curve': watch.curve, 'terms': {k: final(v) for k,v in getattr(learn.recorder, 'terms', {}).items()},
             'step_ms': step_ms, 'images_s': learn.dls.train.bs/step_ms*1e3, 'memory_mb': peak.mb(), 'seconds': time.perf_counter()-start,
             'device': _card(device), 'threads': torch.get_num_threads(), 'versions': versions()}

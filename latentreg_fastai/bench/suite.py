@@ -36,6 +36,7 @@ class Suite:
         self.who = f'suite {name}'
         self._check('suite', spec, 'title','version','base','lrs','rows')
         self.title,self.version,self.about,self.paper = (spec.get(k) for k in ('title','version','about','paper'))
+        check_whole(self.who, 'version', self.version, low=0)
         shared = {k: spec.get(k) or {} for k in ('base','tune','rows')}
         shared |= dict(lrs=spec['lrs'], seeds=spec.get('seeds', 5), gpu=spec.get('gpu', False))
         for k in ('base','rows'): self._check_mapping(f'`{k}`', spec[k])
@@ -82,11 +83,6 @@ def _check_mapping(self:Suite, what, d):
     if not isinstance(d, dict): raise self._error(f'{what} is a mapping, not {d!r}')
 
 @patch
-def _check_base(self:Suite, base):
-    self._check('base', base)
-    check_settings(base, self.who, self.names)
-
-@patch
 def _check_list(self:Suite, what, values):
     if not isinstance(values, list) or not values: raise self._error(f'the {what} are a list of one value or more, not {values!r}')
     for v in values:
@@ -95,6 +91,7 @@ def _check_list(self:Suite, what, values):
 
 @patch
 def _check_seeds(self:Suite, c):
+    for s in (*c['seeds'], *c['tune']['seeds']): check_whole(self.who, 'seeds', s, low=0)
     if set(c['seeds']) & set(c['tune']['seeds']): raise self._error('`seeds` and the seeds of `tune` must differ')
 
 # %% ../../nbs/33_bench.suite.ipynb #cdede327
@@ -107,24 +104,26 @@ def _complete(self:Suite, c):
     c['base'] = {'data_args': {}, 'net_args': {}, **c['base']}
     c['tune'] = {'seeds': [100], **c['tune']}
     if type(c['seeds']) is int: c['seeds'] = list(range(c['seeds']))
-    self._check_base(c['base'])
+    check_settings(c['base'], self.who, self.names)
     for what,values in (('lrs',c['lrs']),('seeds of `tune`',c['tune']['seeds']),('seeds',c['seeds'])): self._check_list(what, values)
+    for lr in c['lrs']: check_number(self.who, 'lrs', lr)
     self._check_seeds(c)
     self._check_mapping('`rows`', c['rows'])
-    c['rows'] = {label: self._complete_row(label, row) for label,row in {'baseline': {}, **c['rows']}.items()}
+    c['rows'] = {label: self._complete_row(label, row, c['base']) for label,row in {'baseline': {}, **c['rows']}.items()}
     chosen = any('grid' in r for r in c['rows'].values()) or len(c['lrs']) > 1
     if chosen and not c['tune'].get('n_valid'): raise self._error('`tune` needs `n_valid`, the number of held-out images for the choices')
     for n in sorted({r['cost'] for r in c['rows'].values() if 'cost' in r}):
         c['rows'].setdefault(_longer(n), {'of': 'baseline', 'args': {}, 'run': {'epochs': round(n*c['base']['epochs'])}})
 
 @patch
-def _complete_row(self:Suite, label, row):
+def _complete_row(self:Suite, label, row, base):
     "Check a row and fill in what it leaves out"
     self._check('row', row)
     row,who = {'of': label, 'args': {}, 'run': {}, **row},f'{self.who}, row {label!r}'
     if self.names: find_method(row['of'], who)
-    self._check_base(row['run'])
+    self._check('base', row['run'])
     for k in ('args','grid'): self._check_mapping(f'`{k}` of row {label!r}', row.get(k, {}))
+    check_settings({**_merged(base, row['run']), 'args': row['args']}, who, self.names)
     if 'cost' in row: check_number(who, 'cost', row['cost'], above=True)
     for k,v in row.get('grid', {}).items(): self._check_list(f'grid of {k!r} in row {label!r}', v)
     if len(row.get('grid', {})) > 1: raise self._error(f'the grid of row {label!r} has more than one argument')
@@ -141,6 +140,7 @@ def only(self:Suite,
     known = dict.fromkeys(r for c in self.conditions.values() for r in c['rows'])
     for what,asked,there in (('method',rows,known),('condition',conditions,self.conditions)):
         unknown = [a for a in asked or [] if a not in there]
+        if unknown and list(there) == [None]: raise self._error(f'it has no conditions, so none that is {unknown[0]!r}')
         if unknown: raise self._error(f"there is no {what} {', '.join(map(repr, unknown))} in it: there are {', '.join(map(str, there))}")
     res = copy(self)
     res.conditions = {k: dict(c) for k,c in self.conditions.items() if conditions is None or k in conditions}
