@@ -40,9 +40,9 @@ def _step_seconds(setting, make, needs):
     dl,model = setting()
     learn = Learner(DataLoaders(dl, dl), model, loss_func=CrossEntropyLossFlat())
     needed = dict(vae=lambda: MMDVAE(*dl.one_batch()[0].shape[1:3]), unlabeled=lambda: dl.new())
-    timer,made = StepTimer(),make(**{k: needed[k]() for k in needs})
-    if made is not None and not isinstance(made, Callback): learn.loss_func,made = made,None
-    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3, cbs=[timer, Callback(before_validate=_skip)] + L(made))
+    timer,(cbs,loss) = StepTimer(),callbacks_and_loss(make(**{k: needed[k]() for k in needs}))
+    if loss is not None: learn.loss_func = loss
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3, cbs=[timer, Callback(before_validate=_skip), *cbs])
     return timer.seconds
 
 def _timed_rows(names):
