@@ -143,7 +143,8 @@ def _check_class(self:LayerCallback):
     for nm in _without_super(who, vars(self)):
         raise self.error(f'its `{nm}` must call super().{nm}(): the base class has work to do there', TypeError)
     lacks = [k for k in of_all('_of_init') if k not in vars(self)]
-    if lacks: raise self.error(f'`{lacks[0]}` was never set: call super().__init__(...) in {who.__name__}.__init__, with its arguments', TypeError)
+    if lacks:
+        raise self.error(f'`{lacks[0]}` was never set: call super().__init__(...) in {who.__name__}.__init__, with its arguments', TypeError)
     taken = [k for k in of_all('_ours') if k in vars(self)] if not self._attrs else []   # before the first fit
     if taken: raise self.error(f'the attribute `{taken[0]}` belongs to the base class: give yours another name', TypeError)
 
