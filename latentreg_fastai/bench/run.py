@@ -6,8 +6,8 @@
 __all__ = ['datasets', 'networks', 'tasks', 'optimizers', 'fits', 'precisions', 'methods', 'measures', 'registries',
            'settings_of_runs', 'needed_settings', 'named_settings', 'stages', 'figures_of_records', 'Registry',
            'Method', 'find_method', 'callbacks_and_loss', 'ExtraPass', 'pack_added', 'unpack_added', 'Run',
-           'check_plain', 'run_key', 'check_needed', 'check_settings', 'task_of', 'trained', 'keep_memory', 'versions',
-           'one_run']
+           'check_plain', 'run_key', 'check_needed', 'check_settings', 'Autocast', 'task_of', 'trained', 'keep_memory',
+           'versions', 'one_run']
 
 # %% ../../nbs/30_bench.run.ipynb #93aaba66
 import base64,cloudpickle,ctypes,dataclasses,gc,io,json,platform,reprlib,resource,sys
@@ -402,7 +402,7 @@ def check(self:Run)->Run: # The run
     return self
 
 # %% ../../nbs/30_bench.run.ipynb #ed2233c5
-class _Autocast(MixedPrecision):
+class Autocast(MixedPrecision):
     "fastai's `MixedPrecision` for the device that the learner is on"
     def before_fit(self):
         super().before_fit()
@@ -453,7 +453,7 @@ def trained(
     needed = dict(vae=partial(_vae, run, dls), unlabeled=lambda: unlabeled)
     own,loss = callbacks_and_loss(method(**{k: needed[k]() for k in method.needs}, **run.args))
     learn = task.learner(dls, model, loss, opt_func=optimizers.find(run.opt or 'adam'))
-    own += L(cbs) + ([_Autocast(run.precision)] if run.precision else []) + ([ChannelsLast()] if run.channels_last else [])
+    own += L(cbs) + ([Autocast(run.precision)] if run.precision else []) + ([ChannelsLast()] if run.channels_last else [])
     if run.fit == 'drops': own += [ParamScheduler({'lr': partial(_drop_lr, run.lr, run.drops)})]
     with learn.no_bar(), learn.no_logging():
         (learn.fit_one_cycle if run.fit in (None,'one_cycle') else learn.fit)(run.epochs, run.lr, wd=run.wd, cbs=own)

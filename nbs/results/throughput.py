@@ -7,7 +7,7 @@ what slows the smaller networks down: how much longer a step of fastai takes tha
 fastai's optimizer takes, which goes through the parameters one by one."""
 import argparse
 from latentreg_fastai.bench import networks, versions, write_record
-from latentreg_fastai.bench.run import _Autocast
+from latentreg_fastai.bench.run import Autocast
 from latentreg_fastai.data.load import tensor_dls
 from fastai.vision.all import *
 from fastai.callback.channelslast import ChannelsLast
@@ -54,7 +54,7 @@ def through_fastai(net, data, bs, device, precision, epochs):
                      device=device, after_batch=[IntToFloatTensor(), Normalize.from_stats(*cifar_stats, cuda=False)])
     learn = Learner(dls, networks[net](n_out=10).to(device), loss_func=CrossEntropyLossFlat(), opt_func=partial(SGD, mom=.9))
     watch = Epochs()
-    cbs = [watch, ChannelsLast()] + ([_Autocast('bf16')] if precision == 'bf16' else [])
+    cbs = [watch, ChannelsLast()] + ([Autocast('bf16')] if precision == 'bf16' else [])
     with learn.no_bar(), learn.no_logging(): learn.fit(epochs, .01, wd=5e-4, cbs=cbs)
     return watch.times, watch.opt_times
 
