@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['flat_features', 'variance_penalty', 'covariance_penalty', 'classwise_variance_penalty',
-           'classwise_covariance_penalty', 'activation_l1', 'pairwise_sqdist', 'median_bandwidth', 'mmd',
-           'classwise_mmd', 'batch_clusters']
+           'classwise_covariance_penalty', 'activation_l1', 'pairwise_distance', 'pairwise_sqdist', 'median_bandwidth',
+           'mmd', 'classwise_mmd', 'batch_clusters']
 
 # %% ../nbs/00_stats.ipynb #9db88792
 from functools import wraps
@@ -148,8 +148,8 @@ def _by_gram(z, y):
     d,mean,size = _centred_by_class(z, y)
     c = d@d.T
     s = _largest(c.diagonal())
-    c.mul_(1/s).mul_(mean)
-    v = mean@d.square().mul_(1/s)
+    c.mul_(mean.mul_(1/s))
+    v = mean@d.square()
     rows = torch.linalg.vector_norm(v, dim=1, keepdim=True)
     return (c.square().sum() - (rows.square()/size).sum()).clamp_min(0), (c@d).addcmul_(v, d, value=-1), s, size
 
@@ -190,15 +190,25 @@ def activation_l1(
     return _WithGradient.apply(z, _l1)
 
 # %% ../nbs/00_stats.ipynb #3d8b8716
+def _distance(a, b):
+    x,y = (t if t.device.type == 'mps' else t.double() for t in (a, a if b is None else b))   # there is no float64 on MPS
+    return torch.cdist(x, y, compute_mode='donot_use_mm_for_euclid_dist')
+
+@_statistic
+def pairwise_distance(
+    a:Tensor, # Features, (N, ...)
+    b:Tensor=None, # Features, (M, ...); by default `a`
+)->Tensor: # (N, M)
+    "‖a_n − b_m‖ of all pairs, from the differences themselves: right also between large features, and 0 for equal rows"
+    return _distance(a, b).to(a)
+
 @_statistic
 def pairwise_sqdist(
     a:Tensor, # Features, (N, ...)
     b:Tensor=None, # Features, (M, ...); by default `a`
 )->Tensor: # (N, M)
-    "‖a_n − b_m‖² of all pairs, from the differences themselves: right also between large features, and 0 for equal rows"
-    b = a if b is None else b
-    x,y = (t if t.device.type == 'mps' else t.double() for t in (a,b))   # there is no float64 on MPS
-    return torch.cdist(x, y, compute_mode='donot_use_mm_for_euclid_dist').square().to(torch.promote_types(a.dtype, b.dtype))
+    "‖a_n − b_m‖² of all pairs, from the differences themselves"
+    return _distance(a, b).square().to(a)
 
 # %% ../nbs/00_stats.ipynb #ab3893e2
 def median_bandwidth(
@@ -238,7 +248,7 @@ def _distances(z, sigma):
     "Features over s, but for a common shift, s, their squared distances, (N, N), and √σ/s"
     on_mps = z.device.type == 'mps'
     if on_mps or z.device.type == 'cpu' and not callable(sigma):
-        a = z - z.mean(0)
+        a = _centred(z)
         s = _largest(a)
         n = a.mul_(1/s).square().sum(1)
         d = torch.addmm(n[:,None] + n, a, a.T, alpha=-2).clamp_min_(0).fill_diagonal_(0)

@@ -23,7 +23,7 @@ def pair_distance(
     normalize:bool=True, # Divide by the mean distance of all pairs?
 )->Tensor: # Scalar; `nan` if no class is in both batches
     "Mean distance of samples of one class, one from each batch (ITRA, Fig. 1)"
-    d = pairwise_sqdist(z1, z2).sqrt()
+    d = pairwise_distance(z1, z2)
     same = (y1.view(-1)[:,None] == y2.view(-1)).to(d)
     mean = (d*same).sum()/same.sum()
     return mean/d.mean() if normalize else mean
