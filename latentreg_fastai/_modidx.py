@@ -1425,6 +1425,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'latentreg_fastai.stats._root_bandwidth': ( 'stats.html#_root_bandwidth',
                                                                                     'latentreg_fastai/stats.py'),
                                         'latentreg_fastai.stats._same_class': ('stats.html#_same_class', 'latentreg_fastai/stats.py'),
+                                        'latentreg_fastai.stats._sorted_median': ('stats.html#_sorted_median', 'latentreg_fastai/stats.py'),
                                         'latentreg_fastai.stats._statistic': ('stats.html#_statistic', 'latentreg_fastai/stats.py'),
                                         'latentreg_fastai.stats._variance': ('stats.html#_variance', 'latentreg_fastai/stats.py'),
                                         'latentreg_fastai.stats.activation_l1': ('stats.html#activation_l1', 'latentreg_fastai/stats.py'),

@@ -211,6 +211,12 @@ def pairwise_sqdist(
     return _distance(a, b).square().to(a)
 
 # %% ../nbs/00_stats.ipynb #ab3893e2
+def _sorted_median(d, n, middle, high):
+    s = d.sort()[0]
+    near = 1e-6*s[high]
+    start = torch.where(s[middle] > near, n, (s <= near).sum())
+    return s.gather(0, (start + (len(s) - start - 1)//4*2).view(1)).view(())
+
 def median_bandwidth(
     d:Tensor, # Squared distances of all pairs, (N, N), N > 1
 )->Tensor: # Scalar σ; 0 only if all are
@@ -218,19 +224,15 @@ def median_bandwidth(
     n,d = len(d),d.detach().flatten()
     pairs = n*(n-1)//2
     middle,high = n + (2*pairs - 1)//4*2, min(n + pairs*9//10*2, n*n - 1)
-    if d.device.type == 'cpu':                           # ten times faster
-        x = d.numpy()
-        median = np.partition(x, middle)[middle]
-        if not median > 1e-6*x.max():
-            near = 1e-6*np.partition(x, high)[high]
-            far = x[x > near]
-            middle = (len(far) - 1)//4*2
-            if median <= near and len(far): median = np.partition(far, middle)[middle]
-        return d.new_tensor(median)
-    s = d.sort()[0]
-    near = 1e-6*s[high]
-    start = torch.where(s[middle] > near, n, (s <= near).sum())
-    return s.gather(0, (start + (len(s) - start - 1)//4*2).view(1)).view(())
+    if d.device.type != 'cpu': return _sorted_median(d, n, middle, high)
+    x = d.numpy()                                        # faster on the CPU
+    median = np.partition(x, middle)[middle]
+    if not median > 1e-6*x.max():
+        near = 1e-6*np.partition(x, high)[high]
+        far = x[x > near]
+        middle = (len(far) - 1)//4*2
+        if median <= near and len(far): median = np.partition(far, middle)[middle]
+    return d.new_tensor(median)
 
 # %% ../nbs/00_stats.ipynb #07baf875
 def _root_bandwidth(d, s, sigma):
@@ -257,6 +259,7 @@ def _distances(z, sigma):
     z,(i,j) = z.double(),torch.triu_indices(len(z), len(z), 1, device=z.device)
     d = z.new_zeros(len(z), len(z))
     d[i,j] = d[j,i] = torch.pdist(z).square()
+    d += d.sum()*0                                       # all `nan` if a feature is infinite
     amid = d.sqrt().sum(1).argmin().view(1)              # a row that is near most others
     return z - z.index_select(0, amid), 1, d, _root_bandwidth(d, 1, sigma)
 
