@@ -21,6 +21,7 @@ from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.fp16 import AMPMode
 from torchvision.utils import save_image
 from ..layers import *
+from ..signal import *
 from ..checks import *
 from ..data.load import *
 from ..data.groups import *

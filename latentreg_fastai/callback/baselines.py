@@ -21,7 +21,7 @@ class CenterLoss(ClasswiseCallback):
     def __init__(self,
         weight:float|Callable=.1, # λ, 0 or more, or a schedule of it
         lr:float=.5, # Rate at which centres follow (the paper's α), above 0 and up to 1
-        layer=None, # Where the features are: a layer as `get_layer` takes it (its output); by default the input of the last `nn.Linear`
+        layer=None, # Where the features are: a layer as `get_layer` takes it (its output); by default the network's last activations, see `SignalPass.activations`
         n_classes:int=None, # K; by default from the data loaders, else the width of the model's output
         labels:int|Callable=None, # Where the labels are, if they are not the first target: a position in `yb`, or a function of the learner
     ):

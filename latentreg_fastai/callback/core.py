@@ -9,6 +9,7 @@ __all__ = ['plain_tensors', 'BatchHooks', 'LayerCallback', 'all_ranks', 'TermCal
 # %% ../../nbs/02_callback.core.ipynb #8aac405f
 from ..checks import *
 from ..layers import *
+from ..signal import *
 from fastai.basics import *
 from fastai.callback.training import GradientAccumulation
 from fastai.callback.mixup import MixHandler
@@ -27,8 +28,11 @@ class BatchHooks:
         self.handles = []                                # of the hooks, for as long as they stay
         self.armed = False                               # is there a batch in which they are to act?
         self.acting = False                              # does the model run on it?
-        self.reached = False                             # did that pass come to one of the places?
-        self.only,self.f,self.sites,self._always = None,None,[],False
+        self.reached = set()                             # the places that the pass came to
+        self.passes = Counter()                          # of the layer of each place, in the pass
+        self.again = False                               # are layers run again, in the backward pass?
+        self.outputs = []                                # of the model on the batch, while it is first looked at
+        self.only,self.f,self.sites,self._always,self._uncompiled = None,None,[],False,Uncompiled(False)
 
     def arm(self,
         model:nn.Module, # What the learner calls with its batch
@@ -39,17 +43,25 @@ class BatchHooks:
     )->bool: # Were the hooks made just now?
         "Let `f` see the tensors at `sites` in the batch that is about to run; the hooks stay until `close`, or for other sites"
         if self.handles and sites != self.sites: self.close()
-        self.armed,self.reached,self.only,self.f = True,False,only,f
-        if self.handles: return False
-        self.sites = list(sites)
-        def enter(model, args): self.acting = self._always or (self.armed and len(args) > 0 and is_ours(args[0]))
-        def leave(model, args, out): self.acting = self._always
+        self.armed,self.reached,self.only,self.f = True,set(),only,f
+        made = not self.handles
+        if made: self._hook(model, sites, is_ours)
+        self._uncompiled.start()
+        return made
+
+    def _hook(self, model, sites, is_ours):
+        self.sites,self._uncompiled = list(sites),Uncompiled(within_compiled(model, [model, *(s.module for s in sites)]))
+        def enter(model, args):
+            self.acting = self._always or (self.armed and len(args) > 0 and is_ours(args[0]))
+            self.passes.clear()
+        def leave(model, args, out):
+            if self.acting: self.outputs = tensors_in(out)
+            self.acting = self._always
         def at(site, t):
-            self.reached = True
+            self.reached.add(site)
             return self.f(site, t)
         self.handles = [model.register_forward_pre_hook(enter, prepend=True), *(s.hook(partial(at, s), self) for s in sites),
                         model.register_forward_hook(leave, always_call=True)]
-        return True
 
     @contextmanager
     def now(self):
@@ -58,7 +70,10 @@ class BatchHooks:
         try: yield
         finally: self.acting = self._always = False
 
-    def rest(self): self.armed = self.acting = False
+    def rest(self):
+        self.armed = self.acting = self.again = False
+        self.outputs = []
+        self._uncompiled.stop()
     def close(self):
         "Remove them all"
         self.rest()
@@ -89,8 +104,8 @@ def _without_super(cls, own=()):
 class LayerCallback(Callback):
     "Base of callbacks that act on layers inside a training batch, and leave nothing behind"
     order,run_valid = GradientAccumulation.order-2,False   # a term is added before accumulation divides the loss
-    _stateattrs = ('hooks',)
-    _learn,_name,_fresh,_restored,_attrs = None,None,True,False,()
+    _stateattrs = ('hooks','_signal')
+    _learn,_name,_fresh,_restored,_attrs,_signal = None,None,True,False,(),None
     n_own = None # Rows of the batch's own, while this callback lets the model see more, see `MoreRows`
     batch_state = () # Names of attributes that belong to one batch: they are `None` between batches
     _of_init,_ours = (),('rng','site','n_own') # Attributes that a constructor sets, and those that belong to the base
@@ -162,6 +177,7 @@ def setup(self:LayerCallback):
 @patch
 def _close(self:LayerCallback):
     self.hooks.close()
+    self._signal = None
     for k in self.batch_state: setattr(self, k, None)
 
 @patch
@@ -197,9 +213,9 @@ def watch(self:LayerCallback,
 def _is_ours(self:LayerCallback, x): return self.training and x is self.learn.xb[0]
 
 @patch
-def before_backward(self:LayerCallback): self.hooks.acting = self.hooks.armed   # activation checkpointing runs layers again
+def before_backward(self:LayerCallback): self.hooks.acting = self.hooks.again = self.hooks.armed   # activation checkpointing runs layers again
 @patch
-def after_backward(self:LayerCallback): self.hooks.acting = False
+def after_backward(self:LayerCallback): self.hooks.acting = self.hooks.again = False
 @patch
 def after_batch(self:LayerCallback):
     self.hooks.rest()
@@ -272,18 +288,47 @@ def check_rows(self:LayerCallback, site, z, n):
     if len(z) != n: raise self.error(f'{site} gives {len(z)} rows for {n} labels: choose a `layer` with one row a sample')
 
 @patch
-def check_signal(self:LayerCallback, site):
-    "Refuse a place that some of the signal goes round, as it does on a branch"
-    recs = trace_layers(self.model, self.xb)
-    rec = next((r for r in recs if r.name == site.name), None)
-    if rec is None or not any(r.out for r in recs) or (rec.inp if site.input else rec.out or rec.end): return
-    raise self.error(f'not all of the signal passes {site}: choose another `layer`, see latent_layers(model, *xb)')
+def check_reached(self:LayerCallback,
+    *sites, # `Site`s
+):
+    "Refuse places that the pass of the batch never came to"
+    lost = [s for s in sites if s not in self.hooks.reached]
+    if not lost: return
+    raise self.error(f'the forward pass never reached {lost[0]} in this batch; choose another layer, see latent_layers(model, *xb)')
+
+# %% ../../nbs/02_callback.core.ipynb #530dfe84
+@patch
+def look(self:LayerCallback)->SignalPass:
+    "What a pass of rows of the current batch showed, once a fit for all callbacks of the learner"
+    if self._seen_signal() is None: self._signal = trace_layers(self.model, self.xb)
+    return self._seen_signal()
 
 @patch
-def check_reached(self:LayerCallback, sites):
-    "Refuse places that the pass of the batch never came to"
-    if self.hooks.reached: return
-    raise self.error(f'the forward pass never reached {sites}; choose another layer, see latent_layers(model, *xb)')
+def _seen_signal(self:LayerCallback):
+    return next((cb._signal for cb in self.learn.cbs if isinstance(cb, LayerCallback) and cb._signal is not None), None)
+
+@patch
+def place(self:LayerCallback,
+    find:Callable, # Function of the `SignalPass` that gives a `Site`, or raises `ValueError`
+    **given, # The argument that says where, by its name
+)->Site:
+    "A place that was looked at, with an error that says what was given"
+    try: return find(self.look())
+    except ValueError as e: raise self.error(f"{', '.join(f'{k}={v!r}' for k,v in given.items())}: {e}") from None
+
+@patch
+def check_outputs(self:LayerCallback,
+    sites:list, # `Site`s that `SignalPass.through` gave
+):
+    "Refuse places that the signal goes round on its way to an output of the model that the loss is made of"
+    signal = self._seen_signal()                         # none where only the input is mixed
+    if signal is None or len(signal.positions) < 2 or not self.loss.requires_grad: return
+    outs = {j: self.hooks.outputs[i] for j,i in enumerate(signal.positions) if i < len(self.hooks.outputs)}
+    used = used_in(self.loss, {j: o for j,o in outs.items() if o.requires_grad})
+    for s in sites:
+        round_it = used - getattr(s, 'outputs', used)
+        if round_it: raise self.error(f'{s} is passed by on the way to output {signal.positions[min(round_it)]} of the model, of which the loss '
+                                      f'is made too: choose a layer before both part; {signal.would_do()}')
 
 # %% ../../nbs/02_callback.core.ipynb #eb214854
 plain_tensors = torch._C.DisableTorchFunctionSubclass # A context in which fastai's tensor classes act, and cost, as plain tensors
@@ -303,6 +348,8 @@ def all_ranks(
 class TermCallback(LayerCallback):
     "Base of callbacks that add a term to the loss: it is named, recorded and shown"
     term = None # The term of the current batch, without its weight, detached
+    term_weight = 1. # What it was multiplied by
+    finite = True # Must it be finite wherever the loss is?
     is_on = True # Does it act at all in this fit? A weight of 0 switches a callback off
     _ours = 'term','term_name'
 
@@ -344,7 +391,7 @@ class TermCallback(LayerCallback):
     ):
         "Add `w`·`term` to what is differentiated; `learn.loss` stays"
         self.learn.loss_grad = self.loss_grad + w*term
-        self.term = term.detach()
+        self.term,self.term_weight = term.detach(),w
 
     def _join(self, learn):
         taken = {cb.term_name for cb in learn.cbs if isinstance(cb, TermCallback) and cb is not self}
@@ -413,7 +460,7 @@ class LatentCallback(WeightedTerm):
     gathers = True # Is `penalty` given the rows of all ranks, under distributed training?
     def __init__(self,
         weight:float|Callable=1., # λ, 0 or more, or a schedule of it, as `SchedCos(0,1)` or `combine_scheds(...)`
-        layer=None, # Where z is: a layer as `get_layer` takes it (its output); by default the input of the last `nn.Linear`
+        layer=None, # Where z is: a layer as `get_layer` takes it (its output); by default the last activations of the network, see `SignalPass.activations`
     ):
         super().__init__(weight)
         self.layer = layer
@@ -427,15 +474,30 @@ class LatentCallback(WeightedTerm):
 
     def setup(self):
         super().setup()
-        self.site = self.find_sites(self.layer)[-1]
+        self.site,self._warned = None,False
+        self._named = None if self.layer is None else self.find_sites(self.layer)[-1]   # before the first batch
 
     def begin(self):
         super().begin()
         self._zs = []
+        if self.site is None: self.site = self._find_site()
         self.watch([self.site], self._capture)
 
+    def _find_site(self):
+        site = self.place(lambda signal: signal.reading(self._named or signal.activations()), layer=self.layer)
+        if not site.reaches:
+            raise self.error(f'layer={self.layer!r}: what passes {site} does not reach the prediction; {self.look().would_do()}')
+        if site.behind and self.layer is not None:
+            warn(f'{self.name}: layer={self.layer!r} is behind {site.behind.name}, a {type(site.behind.module).__name__}, which sets the scale '
+                 f'of what it gives or drops some of it: a penalty does more before it, at {site.behind.name}:input')
+        return site
+
     def _capture(self, site, z):
-        if self._zs is not None: self._zs.append(self._own_rows(z))
+        if self._zs is None: return
+        if not torch.is_grad_enabled():
+            raise self.error(f'{site} runs without gradients, from which nothing would be learnt: choose a layer that is trained; '
+                             'torch.utils.checkpoint does with use_reentrant=False')
+        self._zs.append(self._own_rows(z.clone() if site.copy else z))
 
     def _own_rows(self, z):
         "`z` without the rows that another callback lets the model see beside the batch's own"
@@ -456,6 +518,9 @@ class LatentCallback(WeightedTerm):
         if any(z.requires_grad and not t.requires_grad for z,t in zip(zs, terms)):
             raise self.error('`penalty` returned a number that is cut off from the features, from which nothing would be learnt: '
                              'make it of z, without detach() or .item()', TypeError)
+        if not self._warned and not any(t.requires_grad for t in terms):
+            warn(f'{self.name}: nothing that is trained lies below {self.site}, so the penalty changes no weight: unfreeze, or choose a layer above')
+            self._warned = True
         return terms[0] if len(terms) == 1 else sum(terms)/len(terms)   # a layer that is passed twice is seen twice
 
     def _targets(self): return self.yb
@@ -465,7 +530,7 @@ class LatentCallback(WeightedTerm):
 
 # %% ../../nbs/02_callback.core.ipynb #3ab5252c
 class TermRecorder(LayerCallback):
-    "Keeps the terms of a `TermCallback` in `learn.recorder.terms`, and their mean in the training table"
+    "Keeps the terms of a `TermCallback` in `recorder.terms`, times their weight in `recorder.weighted_terms`, and the mean in the table"
     order,run_valid = Recorder.order+5,False
     def __init__(self,
         cb:TermCallback, # Whose term is kept
@@ -483,27 +548,33 @@ class TermRecorder(LayerCallback):
 
     def after_batch(self):
         super().after_batch()
-        self.steps.append(self.cb.term)
+        self.steps.append((self.cb.term, self.cb.term_weight, self.loss.detach()))
         self.cb.term = None
 
     def after_train(self):
         "Read the terms of the epoch from the device, all at once"
         super().after_train()
-        on = [t for t in self.steps if t is not None]
-        values = iter(torch.stack(on).tolist() if on else [])
-        steps = [math.nan if t is None else next(values) for t in self.steps]
-        known = [v for v in steps if not math.isnan(v)]
+        on,self.steps = self.steps,[]
+        read = iter(torch.stack([torch.stack([t.double(), l.double().mean()]) for t,_,l in on if t is not None]).tolist()
+                    if any(t is not None for t,_,_ in on) else [])
+        steps = [(math.nan,math.nan,0.) if t is None else (*next(read),w) for t,w,_ in on]
+        known = [v for v,_,_ in steps if not math.isnan(v)]
         self.mean = sum(known)/len(known) if known else math.nan
-        self.steps = []
-        if not hasattr(self, 'recorder'): return
-        if self._first: self._begin()
-        self.recorder.terms[self.cb.term_name] += steps
+        if hasattr(self, 'recorder'):
+            if self._first: self._begin()
+            self.recorder.terms[self.cb.term_name] += [v for v,_,_ in steps]
+            self.recorder.weighted_terms[self.cb.term_name] += [v*w for v,_,w in steps]
+        lost = sum(math.isfinite(l) and not math.isfinite(v) for v,l,_ in steps)
+        if lost and self.cb.finite:
+            raise self.cb.error(f'the term {self.cb.term_name} was not finite in {lost} of {len(steps)} batches in which the loss was: its features '
+                                'are NaN, or too large for it; lower the learning rate or the weight, or choose a layer whose scale is near 1')
 
     def _begin(self):
         "A fit's terms take the place of those of the fit before"
         self.recorder.terms_of = self.recorder.losses    # the list that fastai makes for each fit
         self._first,here = False,{c.term_name for c in self.learn._grab_cbs(TermCallback)}
-        self.recorder.terms = {k:v for k,v in getattr(self.recorder, 'terms', {}).items() if k in here} | {self.cb.term_name: []}
+        for name in ('terms','weighted_terms'):
+            setattr(self.recorder, name, {k:v for k,v in getattr(self.recorder, name, {}).items() if k in here} | {self.cb.term_name: []})
 
     def after_validate(self):
         "Only in a fit: `validate` trains nothing and returns what it always did"
@@ -520,7 +591,7 @@ class ClasswiseCallback(LatentCallback):
     _seen_labels = () # Of the epoch
     def __init__(self,
         weight:float|Callable=1., # λ, 0 or more, or a schedule of it
-        layer=None, # Where z is: a layer as `get_layer` takes it (its output); by default the input of the last `nn.Linear`
+        layer=None, # Where z is: a layer as `get_layer` takes it (its output); by default the last activations of the network, see `SignalPass.activations`
         classwise:bool=True, # Look at classes? If not, targets of any kind will do
         n_classes:int=None, # K; by default from the data loaders, else the width of the model's output
         labels:int|Callable=None, # Where the labels are, if they are not the first target: a position in `yb`, or a function of the learner

@@ -7,6 +7,7 @@ __all__ = ['GANMixup']
 
 # %% ../../nbs/17_callback.gan.ipynb #18a1a36b
 from ..layers import *
+from ..signal import *
 from ..checks import *
 from .core import *
 from .mixing import check_something_to_mix
