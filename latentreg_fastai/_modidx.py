@@ -1474,6 +1474,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'latentreg_fastai/signal.py'),
                                          'latentreg_fastai.signal._Graph.paths_up': ( 'signal.html#_graph.paths_up',
                                                                                       'latentreg_fastai/signal.py'),
+                                         'latentreg_fastai.signal._apart': ('signal.html#_apart', 'latentreg_fastai/signal.py'),
                                          'latentreg_fastai.signal._blocks': ('signal.html#_blocks', 'latentreg_fastai/signal.py'),
                                          'latentreg_fastai.signal._edge': ('signal.html#_edge', 'latentreg_fastai/signal.py'),
                                          'latentreg_fastai.signal._embeds': ('signal.html#_embeds', 'latentreg_fastai/signal.py'),

@@ -32,7 +32,7 @@ class BatchHooks:
         self.passes = Counter()                          # of the layer of each place, in the pass
         self.again = False                               # are layers run again, in the backward pass?
         self.outputs = []                                # of the model on the batch, while it is first looked at
-        self.only,self.f,self.sites,self._always,self._uncompiled = None,None,[],False,Uncompiled(False)
+        self.only,self.f,self.sites,self._always,self.uncompiled = None,None,[],False,Uncompiled(False)
 
     def arm(self,
         model:nn.Module, # What the learner calls with its batch
@@ -46,11 +46,11 @@ class BatchHooks:
         self.armed,self.reached,self.only,self.f = True,set(),only,f
         made = not self.handles
         if made: self._hook(model, sites, is_ours)
-        self._uncompiled.start()
+        self.uncompiled.start()
         return made
 
     def _hook(self, model, sites, is_ours):
-        self.sites,self._uncompiled = list(sites),Uncompiled(within_compiled(model, [model, *(s.module for s in sites)]))
+        self.sites,self.uncompiled = list(sites),Uncompiled(within_compiled(model, [model, *(s.module for s in sites)]))
         def enter(model, args):
             self.acting = self._always or (self.armed and len(args) > 0 and is_ours(args[0]))
             self.passes.clear()
@@ -73,7 +73,7 @@ class BatchHooks:
     def rest(self):
         self.armed = self.acting = self.again = False
         self.outputs = []
-        self._uncompiled.stop()
+        self.uncompiled.stop()
     def close(self):
         "Remove them all"
         self.rest()
@@ -207,7 +207,11 @@ def watch(self:LayerCallback,
     only:Site=None, # The one of `sites` that is meant in this batch; by default all
 )->bool: # Were the hooks made just now?
     "Let `f` see, and replace, the tensors at `sites` in the batch that is about to run; to be called in `before_batch`"
-    return self.hooks.arm(self.model, sites, f, self._is_ours, only)
+    made = self.hooks.arm(self.model, sites, f, self._is_ours, only)
+    if made and self.hooks.uncompiled.wanted:
+        warn(f'{self.name}: it acts within what torch.compile compiled, so the steps of this fit run uncompiled; '
+             'validation and inference do not')
+    return made
 
 @patch
 def _is_ours(self:LayerCallback, x): return self.training and x is self.learn.xb[0]
@@ -485,6 +489,7 @@ class LatentCallback(WeightedTerm):
 
     def _find_site(self):
         site = self.place(lambda signal: signal.reading(self._named or signal.activations()), layer=self.layer)
+        if site.blind: raise self.error(f'{site} {blind}')
         if not site.reaches:
             raise self.error(f'layer={self.layer!r}: what passes {site} does not reach the prediction; {self.look().would_do()}')
         if site.behind and self.layer is not None:
@@ -493,11 +498,7 @@ class LatentCallback(WeightedTerm):
         return site
 
     def _capture(self, site, z):
-        if self._zs is None: return
-        if not torch.is_grad_enabled():
-            raise self.error(f'{site} runs without gradients, from which nothing would be learnt: choose a layer that is trained; '
-                             'torch.utils.checkpoint does with use_reentrant=False')
-        self._zs.append(self._own_rows(z.clone() if site.copy else z))
+        if self._zs is not None: self._zs.append(self._own_rows(z.clone() if site.copy else z))
 
     def _own_rows(self, z):
         "`z` without the rows that another callback lets the model see beside the batch's own"
