@@ -115,7 +115,7 @@ class Site:
         copy:bool=False, # Must a reader copy, since the tensor is changed in place afterwards?
     ): store_attr()
     def __repr__(self):
-        name = f'{self.name}:input' if self.input and self.name != 'input' else self.name
+        name = f'{self.name}:input' if self.input and self.name not in ('input','') else self.name or 'input'*self.input or 'output'
         return name if self.at is None else f'{name}#{self.at+1}'
 
     @classmethod

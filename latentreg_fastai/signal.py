@@ -5,17 +5,20 @@
 # %% auto #0
 __all__ = ['blind', 'Side', 'LayerPass', 'SignalPass', 'trace_layers', 'used_in', 'mixing_sites', 'latent_layers']
 
-# %% ../nbs/01_signal.ipynb #9c58bdb1
+# %% ../nbs/01_signal.ipynb #4c28eb1d
 from .layers import *
 from fastai.basics import *
 from collections.abc import Mapping
 from contextlib import ExitStack
 from torch.autograd.graph import get_gradient_edge
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.overrides import TorchFunctionMode
 
-# %% ../nbs/01_signal.ipynb #9f44309c
+# %% ../nbs/01_signal.ipynb #e7af1715
 _lookups = {F.embedding, F.embedding_bag, torch.embedding, torch.index_select, torch.gather, torch.take, torch.take_along_dim,
             Tensor.__getitem__, Tensor.index_select, Tensor.gather, Tensor.take}
+
+_ends = {Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.item}   # they refuse what has a gradient
 
 class _Follow(TorchFunctionMode):
     "Follows the signal where autograd does not: from integers to what is looked up with them, and through `detach`"
@@ -25,15 +28,14 @@ class _Follow(TorchFunctionMode):
         self.carriers = {id(t): t for t in tensors_in(xb)}   # all that depends on the inputs
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in _ends: args = [t.detach() if isinstance(t, Tensor) else t for t in args]
         out = func(*args, **(kwargs or {}))
         if func.__name__ == '__get__': return out        # an attribute
-        if func in (Tensor.detach, torch.detach) and args[0].grad_fn is not None:
-            leaf = out.requires_grad_()
-            self.links[_key(get_gradient_edge(leaf))[0]] = _key(get_gradient_edge(args[0]))
-            out = leaf.clone()
         given = tensors_in((args, kwargs or {}))
         known = [t for t in given if id(t) in self.carriers]
         if not known: return out
+        before = [_key(get_gradient_edge(t)) for t in known if t.requires_grad]
+        if before and isinstance(out, Tensor) and not any(out is t for t in given): out = self._linked(out, before)
         for t in tensors_in(out) if out is not None else given[:1]:   # `x[i] = y` gives nothing and changes x
             if t.is_floating_point() and not any(k.is_floating_point() for k in known):
                 if self.floats and not t.requires_grad: t.requires_grad_()   # one-hot codes, or the bytes of an image
@@ -42,7 +44,15 @@ class _Follow(TorchFunctionMode):
             self.carriers[id(t)] = t
         return out
 
-# %% ../nbs/01_signal.ipynb #f15b0d5e
+    def _linked(self, t, before):
+        "`t`, whose path leads on to the edges `before` where it was cut off, as by `detach` or `torch.no_grad`"
+        if t.requires_grad or not t.is_floating_point(): return t
+        with torch.enable_grad():
+            leaf = t.detach().requires_grad_()
+            self.links[get_gradient_edge(leaf)[0]] = before
+            return leaf.clone()
+
+# %% ../nbs/01_signal.ipynb #4de6760f
 def _key(edge): return edge[0],edge[1]   # node, number of its output
 
 class _Graph:
@@ -62,7 +72,7 @@ class _Graph:
 
     def nexts(self, e):
         if e[0] in self.sources: return []
-        if e[0] in self.links: return [self.links[e[0]]]
+        if e[0] in self.links: return self.links[e[0]]
         return [k for k in map(_key, e[0].next_functions) if k[0] is not None]
 
     def paths_up(self, without=()):
@@ -90,7 +100,7 @@ class _Graph:
             if len(mine) == 1 or self.paths_up(set(mine))[start] == 0: found.add(j)
         return frozenset(found)
 
-# %% ../nbs/01_signal.ipynb #baa35897
+# %% ../nbs/01_signal.ipynb #e451f621
 class Side:
     "What one pass showed at the output, or the input, of a layer; it is true where all of the signal passes, in rows of the batch"
     def __init__(self,
@@ -102,6 +112,7 @@ class Side:
         z = first(tensors)
         self.shape,self.dtype = ((),'nothing') if z is None else (tuple(z.shape),str(z.dtype)[6:])
         self.rows = [t.ndim > 0 and len(t) == n for t in tensors]
+        self.square = any(t.ndim > 2 and t.shape[0] == t.shape[1] == n for t in tensors)   # which of the two are samples?
         self.floating = [t.is_floating_point() for t in tensors]
         self.outputs,self.together = frozenset(),frozenset()   # those whose signal passes here in this pass, and in all passes of the layer
         self.parts = ()                                  # positions of the tensors that carry signal
@@ -130,14 +141,22 @@ class LayerPass:
     @property
     def shape(self): return self.out.shape
 
-# %% ../nbs/01_signal.ipynb #7fb905c7
+# %% ../nbs/01_signal.ipynb #3528105c
 def _rows(xb): return next((len(t) for t in tensors_in(xb) if t.ndim), 0)
+
+_of_modules = set(vars(nn.Module()))
+
+def _attributes(m):
+    "The attributes that a module has of its own, as a recurrent one's hidden state, and what its lists and dicts hold"
+    own = {k: v for k,v in vars(m).items() if k not in _of_modules}
+    return own,[(o,copy(o)) for o in own.values() if type(o) in (list,dict)]
 
 @contextmanager
 def _inspecting(model, n):
     "`model` as it trains, with all gradients on and nothing compiled; afterwards all is as it was"
     frozen = [p for p in model.parameters() if not p.requires_grad]
     buffers = [(m,k,b) for m in model.modules() for k,b in m._buffers.items() if b is not None]
+    attrs = [(m,*_attributes(m)) for m in model.modules() if not isinstance(m, LazyModuleMixin)]
     states = random.getstate(),np.random.get_state()
     try:
         for p in frozen: p.requires_grad_(p.is_floating_point())
@@ -148,10 +167,13 @@ def _inspecting(model, n):
     finally:
         for p in frozen: p.requires_grad_(False)
         for m,k,b in buffers: m._buffers[k] = b
+        for m,own,held in attrs:
+            for k in [k for k in vars(m) if k not in own and k not in _of_modules]: del vars(m)[k]
+            vars(m).update(own)
+            for o,old in held: o.clear(); (o.extend if isinstance(o, list) else o.update)(old)
         random.setstate(states[0]); np.random.set_state(states[1])
-        if hasattr(model, 'reset'): model.reset()        # a recurrent model's hidden state
 
-def _few(xb, most=5):
+def _few(xb, most):
     "The first rows of a batch: they show the same as all"
     n = _rows(xb)
     return map_tensors(lambda t: t[:most] if t.ndim and len(t) == n else t, xb)
@@ -160,7 +182,9 @@ def _leaves(o):
     "`o` with every tensor in it a plain one, detached, and the floating ones ready to be differentiated by"
     return map_tensors(lambda t: t.detach().as_subclass(Tensor).clone().requires_grad_(t.is_floating_point()), o)
 
-# %% ../nbs/01_signal.ipynb #a58db6db
+# %% ../nbs/01_signal.ipynb #9f19bb1f
+def _is_leaf(m): return not any(True for _ in bare_model(m).children())
+
 class SignalPass:
     "What a pass of some rows of a batch showed: where the signal goes, from the inputs to the prediction"
     def __init__(self,
@@ -170,11 +194,12 @@ class SignalPass:
     ):
         self.model,self.layers = bare_model(model),[]
         self._origin,self._kept,self._open,self.floats = {},[],[],floats
+        self.wrapped = False                             # did anything run within torch.func?
         xb = _leaves(xb)
         self._n = _rows(xb)
         self._follow = follow = _Follow(xb, floats)
         with _inspecting(self.model, self._n), ExitStack() as hooks:
-            for n,m in {m: (n,m) for n,m in reversed(named_layers(self.model).items()) if n}.values():
+            for n,m in {m: (n,m) for n,m in reversed(named_layers(self.model).items()) if n or _is_leaf(m)}.values():
                 if isinstance(m, torch.jit.ScriptModule): continue   # what is compiled so is closed
                 hooks.enter_context(m.register_forward_pre_hook(self._enter, with_kwargs=True))
                 hooks.enter_context(m.register_forward_hook(partial(self._leave, n)))
@@ -191,10 +216,11 @@ class SignalPass:
         self.positions = [i for i,_ in outs]             # in the model's output
         return [t for _,t in outs]
 
+    def is_square(self): return any(s.square for r in self.layers for s in (r.out,r.inp))
     def __iter__(self): return iter(self.layers)
     def __len__(self): return len(self.layers)
 
-# %% ../nbs/01_signal.ipynb #45e3b14c
+# %% ../nbs/01_signal.ipynb #242add5d
 def _edge(t): return _key(get_gradient_edge(t)) if t.requires_grad else None
 def _apart(f):
     "What `f` does is no part of the pass that is followed"
@@ -210,7 +236,7 @@ def _own(self:SignalPass, o, memo):
     def fresh(t):
         if not t.requires_grad or _is_wrapped(t): return t
         if id(t) not in memo:
-            new = t.clone()
+            with torch.enable_grad(): new = t.clone()
             vars(new).update(vars(t))                    # fastai's SequentialEx hangs the block's input on its tensors
             self._origin[_edge(new)] = _edge(t)
             if id(t) in self._follow.carriers: self._follow.carriers[id(new)] = new
@@ -223,6 +249,7 @@ def _side(self:SignalPass, o):
     tensors = tensors_in(o)
     side = Side(tensors, [None if _is_wrapped(t) else _edge(t) for t in tensors], self._n)
     self._kept.append((side, tensors))
+    self.wrapped = self.wrapped or any(map(_is_wrapped, tensors))
     return side
 
 @patch
@@ -246,8 +273,8 @@ def _rows_lie_second(m):
     "Is it a layer that takes time first, and samples second?"
     return getattr(m, 'batch_first', True) is False
 
-# %% ../nbs/01_signal.ipynb #795ff0d2
-def _leaf(r): return not any(True for _ in bare_model(r.module).children())
+# %% ../nbs/01_signal.ipynb #7bf39b82
+def _leaf(r): return _is_leaf(r.module)
 def _kind(m): return type(bare_model(m)).__name__
 def _steadies(m): return 'Norm' in _kind(m) or 'Dropout' in _kind(m) or _kind(m) == 'DropPath'
 
@@ -284,22 +311,41 @@ def _follow_back(e, origin):
         yield e
         e = origin.get(e)
 
-# %% ../nbs/01_signal.ipynb #2477b89e
+# %% ../nbs/01_signal.ipynb #a1efe2db
 def trace_layers(
     model:nn.Module, # The network
     xb:tuple, # A batch of inputs
 )->SignalPass: # Which holds a `LayerPass` for each pass through a layer, in the order in which they finish
     "What a pass of the first rows of `xb` through `model` shows; modes, buffers and random states are left as they were"
-    def look(floats):
-        try: return SignalPass(model, _few(xb), floats)
+    def look(n, floats=False):
+        try: res = SignalPass(model, _few(xb, n), floats)
         except Exception: return SignalPass(model, xb, floats)   # some networks want batches of one size
-    res = look(False)
+        return look(n-1, floats) if n > 1 and res.is_square() else res
+    n = min(5, _rows(xb))
+    res = look(n)
     if res.connected or all(t.is_floating_point() for t in tensors_in(xb)): return res
-    return look(True)
+    return look(n, True)
 
-# %% ../nbs/01_signal.ipynb #7d6a0d01
+# %% ../nbs/01_signal.ipynb #18ba08d8
 blind = ('runs without gradients, from which nothing would be learnt: choose a layer that is trained; '
          'within torch.utils.checkpoint, use_reentrant=False does')
+
+@patch
+def hidden(self:SignalPass)->str:
+    "What of the network cannot be looked into, for a message"
+    if any(isinstance(m, torch.jit.ScriptModule) for m in self.model.modules()):
+        return 'what torch.jit traced or scripted cannot be looked into: take the model that it was made of'
+    if self.wrapped: return 'what runs within torch.func, as vmap, has no rows to be seen'
+    return '' if self.connected else 'the signal cannot be followed from the inputs to the prediction, as through what is no function of torch'
+
+@patch
+def would_do(self:SignalPass)->str:
+    "What to take instead, for a message"
+    found = sorted((r for r in self.layers if r.out), key=lambda r: r.name.count('.'))
+    names = list({r.name + (f'#{r.i+1}' if r.n > 1 and 0 not in r.out.together else ''): None for r in found})
+    why = f'{self.hidden()}; ' if self.hidden() else ''
+    if not names: return f'{why}there is no layer that all of the signal passes'
+    return f"{why}these would do: {', '.join(names[:8])}{', …' if len(names) > 8 else ''} (see latent_layers(model, *xb))"
 
 @patch
 def passes(self:SignalPass,
@@ -308,16 +354,7 @@ def passes(self:SignalPass,
     "The passes through the layer of `site`. Raises `ValueError` where there are none"
     found = [r for r in self.layers if r.module is site.module and site.at in (None,r.i)]
     if found: return found
-    closed = any(isinstance(m, torch.jit.ScriptModule) for m in self.model.modules())
-    why = ' (what torch.jit traced or scripted cannot be looked into)' if closed else ''
-    raise ValueError(f'the forward pass never reached {site}{why}; {self.would_do()}')
-
-@patch
-def would_do(self:SignalPass)->str:
-    "What to take instead, for a message"
-    names = list({r.name: None for r in sorted((r for r in self.layers if r.out), key=lambda r: r.name.count('.'))})
-    if not names: return 'there is no layer that all of the signal passes'
-    return f"these would do: {', '.join(names[:8])}{', …' if len(names) > 8 else ''} (see latent_layers(model, *xb))"
+    raise ValueError(f'the forward pass never reached {site}; {self.would_do()}')
 
 @patch
 def through(self:SignalPass,
@@ -345,12 +382,13 @@ def reading(self:SignalPass,
 )->Site: # The same, which says whether a reader must copy
     "Make sure that `site` is reached. Raises `ValueError` that says what would do"
     sides = [r.inp if site.input else r.out for r in self.passes(site)]
-    res = Site(site.name, site.module, site.input, site.at, None, any(s.copy for s in sides))
+    parts = sides[0].parts[:1]                           # of several tensors the first that anything is made of
+    res = Site(site.name, site.module, site.input, site.at, parts or None, any(s.copy for s in sides))
     res.behind,res.reaches = next((s.behind for s in sides if s.behind), None),any(s.reaches for s in sides)
     res.blind = any(r.blind for r in self.passes(site))
     return res
 
-# %% ../nbs/01_signal.ipynb #7e2170f1
+# %% ../nbs/01_signal.ipynb #ab6ccb66
 _weighs = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd)
 
 def _is_weighing(m):
@@ -366,7 +404,7 @@ def head(self:SignalPass)->LayerPass:
     last = max(found, key=lambda r: r.out.place, default=None)
     if last is not None and 0 in last.out.together | last.out.outputs: return last
     what = f'{last.name} is the last layer with weights, and not all of the signal passes it' if last else 'no layer with weights makes the prediction'
-    raise ValueError(f'{what}, so `layer` must be given; {layer_names(self.model)}')
+    raise ValueError(f"{what}, so `layer` must be given; {self.hidden() or layer_names(self.model)}")
 
 @patch
 def embedding(self:SignalPass)->Site:
@@ -382,7 +420,7 @@ def activations(self:SignalPass)->Site:
     while (r := r.inp.behind) is not None: site = Site(r.name, r.module, True, None if r.n == 1 or 0 in r.inp.together else r.i)
     return site
 
-# %% ../nbs/01_signal.ipynb #bab25ee9
+# %% ../nbs/01_signal.ipynb #8e1bd1da
 def used_in(
     loss:Tensor, # What is differentiated
     outs:dict, # Tensors that it may be made of, by key
@@ -398,7 +436,7 @@ def used_in(
         else: stack += [k for k in map(_key, e[0].next_functions) if k[0] is not None]
     return found
 
-# %% ../nbs/01_signal.ipynb #1b4f8865
+# %% ../nbs/01_signal.ipynb #34e14883
 def _within(r, recs): return [o for o in recs if o.name.startswith(r.name+'.')]
 
 def _blocks(recs):
@@ -437,7 +475,7 @@ def _hidden_layers(recs):
         if since is not None and r.out: since.append(r)
     return found
 
-# %% ../nbs/01_signal.ipynb #3db65482
+# %% ../nbs/01_signal.ipynb #b2798242
 def _forward_order(recs):
     "`recs` with a container before what it holds"
     order = {r.name: i for i,r in reversed(list(enumerate(recs)))}
@@ -465,7 +503,7 @@ def after_embeddings(self:SignalPass)->Site:
     raise ValueError("its inputs are integers, and no place was found after their embeddings where all of the signal passes: "
                      f"give `layers`, and `input_mixup=False`; {layer_names(self.model)}")
 
-# %% ../nbs/01_signal.ipynb #34c81039
+# %% ../nbs/01_signal.ipynb #53ee2f95
 def mixing_sites(
     model:nn.Module, # The network
     xb:tuple, # A batch of inputs
@@ -477,9 +515,8 @@ def mixing_sites(
     integer,stages = any(not t.is_floating_point() for t in tensors_in(xb)),layers in (None,'all')
     if is_listy(layers) and not len(layers) and not (input and integer): return [Site('input', model, input=True)]*input
     signal = look() if look else trace_layers(model, xb)
-    if not signal.connected:
-        raise ValueError('the signal cannot be followed from the inputs to the prediction, as through torch.no_grad or what is no '
-                         'function of torch: `layers=[]` mixes the inputs alone')
+    if not signal.connected or (stages and not signal.stages(layers) and signal.hidden()):
+        raise ValueError(f'{signal.hidden()}; `layers=[]` mixes the inputs alone')
     res = []
     if input: res.append(signal.after_embeddings() if integer else Site('input', model, input=True))
     if stages: res += [signal.through(_place(r)) for r in signal.stages(layers)]
@@ -492,15 +529,12 @@ def mixing_sites(
 def stages(self:SignalPass,
     which:str=None, # `'all'`, or by default the first two, or all hidden layers of a network without feature maps
 )->list: # Of `LayerPass`
-    "Where stages end. Raises `ValueError` where nothing can be seen"
-    if not len(self.layers) and any(isinstance(m, torch.jit.ScriptModule) for m in self.model.modules()):
-        raise ValueError('what torch.jit traced or scripted cannot be looked into: take the model that it was made of, '
-                         'or `layers=[]`, which mixes the inputs alone')
+    "Where stages end"
     ends = _stages(self.layers)
     everywhere = [r for r in ends if len(r.out.outputs) == len(self.positions)] or ends
     return everywhere[:2] if which is None and any(len(r.shape) > 2 for r in ends) else everywhere
 
-# %% ../nbs/01_signal.ipynb #c9d98a06
+# %% ../nbs/01_signal.ipynb #878989f3
 def latent_layers(
     model:nn.Module, # The network
     *xb, # A batch of inputs, as the model takes them; without it, only names and types

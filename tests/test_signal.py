@@ -112,6 +112,67 @@ def test_penalty_of_one_of_several_passes():
         learn.fit(1, 0., cbs=[cb, Probe(after_loss=lambda l: seen.append((cb.term.item(), f(l.model, l.xb[0]).item())), run_valid=False)])
         for got,want in seen: assert got == pytest.approx(want, rel=1e-5)
 
+class TimeFirst(nn.Module):
+    def __init__(self): super().__init__(); self.t,self.out = nn.TransformerEncoder(nn.TransformerEncoderLayer(2,2,8), 2),nn.Linear(2,3)
+    def forward(self, x): return self.out(self.t(x.view(len(x),-1,2).transpose(0,1)).mean(0))
+@pytest.mark.parametrize('n,bs', [(8,4), (10,5), (4,2), (8,8)])
+def test_a_place_that_has_time_first(n, bs):
+    "As many steps as samples: nothing is mixed along time"
+    x = torch.randn(24,n)
+    refused(["'t.layers.0'", 'one floating row a sample'], new_learner(model=TimeFirst(), dls=dls_of(x, bs=bs), metrics=[]), ManifoldMixup(layers='t.layers.0'))
+    with pytest.warns(UserWarning, match='the input alone is mixed'): new_learner(model=TimeFirst(), dls=dls_of(x, bs=bs), metrics=[]).fit(1, cbs=ManifoldMixup())
+
+class Two(nn.Module):
+    class Body(nn.Module):
+        def __init__(self): super().__init__(); self.a,self.b = nn.Linear(8,8),nn.Linear(8,8)
+        def forward(self, x): return self.a(x), self.b(x).relu()
+    def __init__(self): super().__init__(); self.two,self.out = self.Body(),nn.Linear(8,3)
+    def forward(self, x): return self.out(self.two(x)[1])
+def test_of_several_tensors_the_one_that_is_used_is_read():
+    learn,cb,seen = learner(Two()),ActivationL1(1., layer='two'),[]
+    learn.fit(1, 0., cbs=[cb, Probe(after_loss=lambda l: seen.append((cb.term.item(), l.model.two.b(l.xb[0]).relu().abs().mean().item())), run_valid=False)])
+    assert all(a == pytest.approx(b, rel=1e-5) for a,b in seen)
+
+class Heads(nn.Module):
+    "Two tasks, of which the loss uses one or both"
+    def __init__(self): super().__init__(); self.body,self.mid,self.one,self.two = nn.Linear(8,8),nn.Linear(8,8),nn.Linear(8,3),nn.Linear(8,3)
+    def forward(self, x): z = self.body(x).relu(); return self.one(self.mid(z).relu()),self.two(z)
+def test_all_outputs_that_the_loss_uses_must_pass():
+    both,one = lambda p,y: F.cross_entropy(p[0], y) + F.cross_entropy(p[1], y),lambda p,y: F.cross_entropy(p[0], y)
+    for make in (lambda l: ManifoldMixup(layers=l, input_mixup=False), lambda l: PhantomEmbedding(layer=l, source='batch')):
+        refused(['mid', 'output 1 of the model', 'body'], learner(Heads(), loss_func=both), make('mid'))
+        learner(Heads(), loss_func=one).fit(1, cbs=make('mid'))
+        learner(Heads(), loss_func=both).fit(1, cbs=make('body'))
+
+class Vmapped(nn.Module):
+    def __init__(self): super().__init__(); self.a,self.out = nn.Sequential(nn.Linear(8,8), nn.ReLU()),nn.Linear(8,3)
+    def forward(self, x): return self.out(torch.func.vmap(self.a)(x))
+class NoGrad(Vmapped):
+    def forward(self, x):
+        with torch.no_grad(): z = self.a(x)
+        return self.out(z)
+@pytest.mark.parametrize('net,word', [(lambda: torch.jit.trace(nn.Sequential(nn.Linear(8,8), nn.ReLU(), nn.Linear(8,3)), X[:8]), 'torch.jit'), (Vmapped,'torch.func'), (NoGrad,'without gradients')], ids=['jit','vmap','no_grad'])
+def test_what_cannot_be_looked_into(net, word):
+    refused([word], learner(net()), ManifoldMixup())
+    refused([word], learner(net()), ManifoldMixup(layers=0))
+    refused([word], learner(net()), VarianceRegularizer(layer=0))
+    learner(net()).fit(1, cbs=ManifoldMixup(layers=[]))
+
+class Counting(nn.Module):
+    "A model with a state of its own, in attributes and in a list"
+    def __init__(self): super().__init__(); self.a,self.out,self.n,self.h,self.log,self.bn = nn.Linear(8,8),nn.Linear(8,3),0,None,[],nn.BatchNorm1d(8)
+    def forward(self, x):
+        self.n += 1; self.log.append(len(x))
+        z = self.bn(self.a(x)) + (0 if self.h is None else self.h)
+        self.h = z.detach(); self.extra = z
+        return self.out(F.dropout(z.relu(), .5, self.training))
+def test_looking_leaves_no_trace():
+    m = Counting()
+    before,state = (m.n,m.h,m.log[:],module_state(m)),random_state()
+    s = trace_layers(m, (X,))
+    assert (m.n,m.h,m.log) == before[:3] and not hasattr(m, 'extra') and same_state(module_state(m), before[3]) and state == random_state() and not hooks(m)
+    assert {r.name: bool(r.out) for r in s} == {'a': True, 'bn': True, 'out': False}
+
 # 3 Registration is not execution
 
 class HeadFirst(nn.Module):

@@ -124,6 +124,8 @@ class LayerMixing(MixingCallback):
             try: self._sites = mixing_sites(self.model, self.xb, self.eligible, self.input_mixup, self.look)
             except ValueError as e: raise self.error(f'layers={self.eligible!r}: {e}') from None
             self._new = True
+            if self.eligible in (None,'all') and len(self._sites) == self.input_mixup:
+                warn(f'{self.name}: no layer was found where all of the signal passes, so the input alone is mixed; see latent_layers(model, *xb)')
         return self._sites[self._below(len(self._sites))]
 
     def before_batch(self):

@@ -35,6 +35,7 @@ class MoreRows(LayerCallback):
 
     @property
     def name(self): return f'{self.owner.name}_rows'
+    def error(self, msg, kind=ValueError): return self.owner.error(msg, kind)
 
     def setup(self):
         super().setup()
