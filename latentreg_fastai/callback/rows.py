@@ -126,10 +126,11 @@ class LoadedRows(MoreRows):
         self.learn.xb,self.learn.yb,self.inputs,self.targets = own[:n_inp],own[n_inp:],more[:n_inp],more[n_inp:]
 
     def _check_texts(self):
-        if self._longest >= max((t.shape[1] for t in tensors_in(self.xb) if t.ndim > 1), default=0): return
+        longest = max((t.shape[1] for t in tensors_in(self.xb) if t.ndim > 1), default=0)
+        if self._longest >= longest: return
         raise self.owner.error("fastai's SentenceEncoder takes rows to be sorted by length where texts are longer than its bptt, "
-                                f'{self._longest}, and more rows would not be: shorten the texts (TextBlock(seq_len={self._longest})), '
-                                'or take another `source=`')
+                                f'{self._longest}, and more rows would not be: let it be as long as they are, {longest} '
+                                f'(text_classifier_learner(dls, ..., seq_len={longest})), or take another `source=`')
 
     def own_part(self, b):
         "The batch's own rows of what the loader gave, for a callback that saw the batch before this one"
