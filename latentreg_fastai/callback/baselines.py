@@ -14,6 +14,7 @@ from ..data.groups import *
 from ..stats import *
 from ..targets import *
 from fastai.basics import *
+from fastai.callback.mixup import MixHandler
 
 # %% ../../nbs/14_callback.baselines.ipynb #10b070fd
 class CenterLoss(ClasswiseCallback):
@@ -59,9 +60,14 @@ class DisturbLabel(LayerCallback):
         self.p = check_share(self, 'p', p)
         self.n_classes = n_classes if n_classes is None else check_whole(self, 'n_classes', n_classes)
 
+    @property
+    def changes_labels(self): return self.p > 0
+
     def setup(self):
         super().setup()
-        self.K,self._ignored,self._seen,self._fits = self.find_n_classes(),ignored_label(self.loss_func),[],False
+        self.K,self._ignored,self._seen,self._fits,self._looked = self.find_n_classes(),ignored_label(self.loss_func),[],False,False
+        mixers = [cb.order for cb in self.learn.cbs if isinstance(cb, MixHandler)]
+        self.order = min([type(self).order, *[o - .5 for o in mixers]])   # fastai's MixUp and CutMix come early, and keep the partners' labels
         if self.p == 0: return
         self.check_classes('it')
         if self.K is not None: return
@@ -88,6 +94,10 @@ class DisturbLabel(LayerCallback):
         if width is None or width >= self.K or (width == 1 and (self.K == 2 or are_classes(self.dls, self.loss_func))): return
         raise self.error(f'labels would be drawn from {self.K} classes, and the model gives {width} number{"s"*(width > 1)} a sample: '
                          'give `n_classes`, or a model with an output for each class')
+
+    def after_loss(self):
+        if self.p > 0 and len(self.yb) and not self._looked: self.check_loss('disturbed labels would not reach it')
+        self._looked = True
 
     def after_train(self):
         "Labels out of range are noticed here, where reading from the device costs one wait an epoch"

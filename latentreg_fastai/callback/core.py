@@ -12,7 +12,7 @@ from ..layers import *
 from ..targets import *
 from fastai.basics import *
 from fastai.callback.training import GradientAccumulation
-from fastai.callback.mixup import MixHandler
+from fastai.callback.mixup import MixHandler,CutMix
 from operator import attrgetter
 import zlib
 
@@ -306,9 +306,27 @@ def check_range(self:LayerCallback,
 @patch
 def output_width(self:LayerCallback)->int|None: # `None` where it is not known
     "How many numbers the model gives for a sample (and pixel): one for each class, or 1"
-    pred = first(tensors_in(self.pred))
+    pred = first(t for t in tensors_in(self.pred) if t.ndim)   # a number alone is a loss that the model gives
     return None if pred is None else 1 if pred.ndim < 2 else pred.shape[1]
 
+# %% ../../nbs/02_callback.core.ipynb #afac6f15
+@patch
+def check_loss(self:LayerCallback,
+    why:str, # What goes wrong, for the message
+    most:int=30, # Nodes of the graph to look at
+):
+    "Refuse a loss that the model computed itself; once a fit, in `after_loss`"
+    own = [t.grad_fn for t in tensors_in(self.pred) if t.ndim == 0 and t.grad_fn is not None]
+    todo,seen = [self.learn.loss.grad_fn],set()
+    while own and todo and len(seen) < most:
+        node = todo.pop(0)
+        if node is None or node in seen: continue
+        if node in own: raise self.error(f'the model computes its loss itself, from labels among its inputs, and {why}: let the model give '
+                                         'predictions, and the learner a loss function of these and the targets')
+        seen.add(node)
+        todo += [n for n,_ in node.next_functions]
+
+# %% ../../nbs/02_callback.core.ipynb #1daea854
 @patch
 def check_rows(self:LayerCallback, site, z, n):
     "Refuse features that have not one row a label"
@@ -579,6 +597,9 @@ class ClasswiseCallback(LatentCallback):
     def setup(self):
         super().setup()
         self.K = self.find_n_classes() if self.classwise else None
+        for cb in self.learn.cbs if self.classwise and self._on else ():
+            if isinstance(cb, CutMix): self.refuse(cb, 'makes images of which the smaller part may be of the class that their label says; '
+                                                       'take MixUp or ManifoldMixup, or a term without classes')
         if self.classwise and self._on and self.labels is None:
             self.check_classes('a class-wise penalty', hint='' if self.needs_labels else '; use `classwise=False`')
         if self.classwise and self.K is None and self.labels is not None:

@@ -57,6 +57,12 @@ class ITRA(ClasswiseCallback):
         try: return PairedDL(dl, self.matched, self.item_labels, active=self.acts_in)
         except (TypeError,ValueError) as e: raise type(e)(str(e).replace('`labels', '`item_labels')) from None   # as they are called here
 
+    def setup(self):
+        super().setup()
+        for cb in self.learn.cbs if self._on and self.classwise and self.source == 'dataset' else ():
+            if getattr(cb, 'changes_labels', False):
+                self.refuse(cb, "gives one of two batches other labels; use source='split' or source='queue', or classwise=False")
+
     def reset(self): self._queue = []
     def state_dict(self): return dict(queue=[(z.cpu(),y.cpu()) for z,y in self._queue])
     def load_state_dict(self, state): self._queue = state['queue']

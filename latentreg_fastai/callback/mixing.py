@@ -25,6 +25,7 @@ class MixingCallback(LayerCallback):
     _ours = 'lam','shift'
     _mixed = None # Was `mix` called in this batch?
     _classes = None # For each target, once it is known: does it tell classes?
+    _looked = False # Was the loss looked at in this fit?
     _uneven = None # Did the loss of a batch divide parts of itself by different numbers?
     _partner = None # Targets of the partners, in a batch whose targets are mixed
 
@@ -32,6 +33,7 @@ class MixingCallback(LayerCallback):
         super().setup()
         check_number(self, 'alpha', self.alpha, above=True)
         self._classes = self._uneven = None
+        self._looked = False
         if isinstance(self, WeightedTerm): self._check_two_bases()
         for cb in self.learn.cbs:
             if isinstance(cb, MixHandler) or (isinstance(cb, MixingCallback) and cb is not self):
@@ -100,6 +102,8 @@ def after_loss(self:MixingCallback):
     targets,others = self._partner is not None,bool(self._mixed)
     if others and not targets: raise self.error('inputs or hidden states were mixed, and targets were not: call begin_mixing() first')
     if targets and not others: raise self.error('targets were mixed, and nothing else: use self.mix for inputs or hidden states')
+    if targets and not self._looked: self.check_loss('mixed targets would not reach it')
+    self._looked = True
     if not targets or not self._integer: return
     with plain_tensors():
         other = self.loss_func(self.pred, *self._partner)

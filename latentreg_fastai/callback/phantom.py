@@ -57,6 +57,8 @@ class PhantomEmbedding(TermCallback):
     def setup(self):
         super().setup()
         if self.is_on: self.check_classes(self._needs)
+        for cb in self.learn.cbs if self.is_on else ():
+            if getattr(cb, 'changes_labels', False): self.refuse(cb, 'gives samples labels that are not those of their cluster; take one of the two')
         self.site,self._impure,self._checked = self.find_sites(self.layer)[-1],[],False
 
     def before_batch(self):
@@ -69,13 +71,14 @@ class PhantomEmbedding(TermCallback):
         if self.source == 'batch': self._order = torch.from_numpy(self.rng.permutation(len(y))).to(y.device, non_blocking=True)
         self.watch([self.site], self.add_phantoms)
 
-    def add_phantoms(self, site, z):
-        "Main and phantom embeddings, (2N, ...), in place of those of all members"
-        n,rows = self.rows.n_own,self.rows.rows_in
-        if len(z) != rows: self.check_rows(site, z, rows)
-        return torch.cat([z[:n], self.phantoms(z, n)])
-
 # %% ../../nbs/12_callback.phantom.ipynb #00033f41
+@patch
+def add_phantoms(self:PhantomEmbedding, site, z):
+    "Main and phantom embeddings, (2N, ...), in place of those of all members"
+    n,rows = self.rows.n_own,self.rows.rows_in
+    if len(z) != rows: self.check_rows(site, z, rows)
+    return torch.cat([z[:n], self.phantoms(z, n)])
+
 @patch
 def phantoms(self:PhantomEmbedding,
     z:Tensor, # Embeddings, the main ones first, then the partners of each in turn; with `source='batch'` the main ones alone
