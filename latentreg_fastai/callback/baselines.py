@@ -12,7 +12,9 @@ from ..layers import *
 from ..data.load import *
 from ..data.groups import *
 from ..stats import *
+from ..targets import *
 from fastai.basics import *
+from fastai.callback.mixup import MixHandler
 
 # %% ../../nbs/14_callback.baselines.ipynb #10b070fd
 class CenterLoss(ClasswiseCallback):
@@ -35,14 +37,14 @@ class CenterLoss(ClasswiseCallback):
 
     def penalty(self, z, *yb):
         "L_C with the centres as they are, which then follow: c_k −= lr·Σ_{y_i=k}(c_k − z_i)/(1 + n_k)"
-        z,y = flat_features(z),yb[0].view(-1).long().clamp(0, self.K-1)   # labels out of range are reported at the end of the epoch
+        z,known,y = flat_features(z),yb[0] >= 0,yb[0].clamp(0, self.K-1)   # labels out of range are reported at the end of the epoch
         if self.centers is None or self.centers.shape[1] != z.shape[1]: self.centers = z.new_zeros(self.K, z.shape[1])
         self.centers = self.centers.to(z)
-        away = z - self.centers[y]
+        away = torch.where(known[:,None], z - self.centers[y], 0)
         with torch.no_grad():
-            n = z.new_zeros(self.K).index_add_(0, y, z.new_ones(len(z)))
+            n = z.new_zeros(self.K).index_add_(0, y, known.to(z))
             self.centers.index_add_(0, y, away.detach()*(self.lr/(1 + n))[y][:,None])
-        return away.square().sum(1).mean()/2
+        return away.square().sum()/known.sum().clamp_min(1)/2
 
     def state_dict(self): return dict(centers=None if self.centers is None else self.centers.cpu())
     def load_state_dict(self, state): self.centers = state['centers']
@@ -58,20 +60,50 @@ class DisturbLabel(LayerCallback):
         self.p = check_share(self, 'p', p)
         self.n_classes = n_classes if n_classes is None else check_whole(self, 'n_classes', n_classes)
 
+    @property
+    def changes_labels(self): return self.p > 0
+
     def setup(self):
         super().setup()
-        self.K = self.find_n_classes()
-        if self.K is not None or self.p == 0: return
-        try: self.K = int(labels_of(self.dls.train).max()) + 1
+        self.K,self._ignored,self._seen,self._fits,self._looked = self.find_n_classes(),ignored_label(self.loss_func),[],False,False
+        mixers = [cb.order for cb in self.learn.cbs if isinstance(cb, MixHandler)]
+        self.order = min([type(self).order, *[o - .5 for o in mixers]])   # fastai's MixUp and CutMix come early, and keep the partners' labels
+        if self.p == 0: return
+        self.check_classes('it')
+        if self.K is not None: return
+        try: y = labels_of(self.dls.train)
         except ValueError: raise self.error('the number of classes is not known from the data loaders: give `n_classes`') from None
+        self.K = int(y[y != self._ignored].max(initial=0)) + 1
 
     def before_batch(self):
         if self.p == 0 or not len(self.yb): return
         self.check_labels(self.yb[0], 'it')
         y = self.yb[0]
-        disturbed,other = self.rng.random(len(y)) < self.p,self.rng.integers(self.K, size=len(y))
+        self._seen.append(y)
+        if self.K > (2 if y.dtype == torch.bool else torch.iinfo(y.dtype).max + 1): y = y.long()
+        ignored = range(self.K).count(self._ignored)
+        disturbed,other = self.rng.random(len(y)) < self.p,self.rng.integers(self.K - ignored, size=len(y))
+        if ignored: other += other >= self._ignored
         disturbed,other = (torch.from_numpy(t).to(y.device, non_blocking=True).view(y.shape) for t in (disturbed,other))
-        with plain_tensors(): self.learn.yb = (torch.where(disturbed, other.to(y.dtype), y),*self.yb[1:])
+        with plain_tensors(): self.learn.yb = (torch.where(disturbed & (y != self._ignored), other.to(y.dtype), y),*self.yb[1:])
+
+    def after_pred(self):
+        "Once a fit: does the model tell as many classes as there are?"
+        if self._fits or self.p == 0 or not len(self.yb): return
+        self._fits,width = True,self.output_width()
+        if width is None or width >= self.K or (width == 1 and (self.K == 2 or are_classes(self.dls, self.loss_func))): return
+        raise self.error(f'labels would be drawn from {self.K} classes, and the model gives {width} number{"s"*(width > 1)} a sample: '
+                         'give `n_classes`, or a model with an output for each class')
+
+    def after_loss(self):
+        if self.p > 0 and len(self.yb) and not self._looked: self.check_loss('disturbed labels would not reach it')
+        self._looked = True
+
+    def after_train(self):
+        "Labels out of range are noticed here, where reading from the device costs one wait an epoch"
+        super().after_train()
+        seen,self._seen = self._seen,[]
+        self.check_range(seen, self.K)
 
 # %% ../../nbs/14_callback.baselines.ipynb #49048049
 class WeightL1(WeightedTerm):

@@ -10,9 +10,10 @@ __all__ = ['plain_tensors', 'BatchHooks', 'LayerCallback', 'all_ranks', 'TermCal
 from ..checks import *
 from ..layers import *
 from ..signal import *
+from ..targets import *
 from fastai.basics import *
 from fastai.callback.training import GradientAccumulation
-from fastai.callback.mixup import MixHandler
+from fastai.callback.mixup import MixHandler,CutMix
 from operator import attrgetter
 import zlib
 
@@ -257,13 +258,15 @@ def find_sites(self:LayerCallback,
     except ValueError as e: raise self.error(f'{argument}={layer!r}: {e}') from None
 
 @patch
-def find_n_classes(self:LayerCallback)->int: # K, or `None` where nothing tells
+def find_n_classes(self:LayerCallback,
+    i:int=0, # Which of the targets
+)->int: # K, or `None` where nothing tells
     "`self.n_classes`, else the number of classes that the data loaders tell"
-    known = getattr(self.dls, 'c', None) or len(getattr(self.dls, 'vocab', ()) or ())
-    if not isinstance(known, int) or known < 2: return self.n_classes
-    if self.n_classes is not None and self.n_classes < known:
-        raise self.error(f'`n_classes` is {self.n_classes}, but the data has {known} classes')
-    return self.n_classes or known
+    known,n = n_classes_of(self.dls, i),self.n_classes
+    if n is not None: n = check_whole(self, 'n_classes', n)
+    if known is None or n is None: return n or known
+    if n < known: raise self.error(f'`n_classes` is {n}, but the data has {known} classes')
+    return n
 
 @patch
 def refuse(self:LayerCallback,
@@ -286,6 +289,64 @@ def check_labels(self:LayerCallback,
     got = type(y).__name__ if not isinstance(y, Tensor) else f'{str(y.dtype)[6:]} targets of shape {tuple(y.shape)}'
     raise self.error(f'{what} needs one integer label a sample, shape (N,), and got {got}{hint}', TypeError)
 
+@patch
+def check_classes(self:LayerCallback,
+    what:str, # What needs them, for the message
+    i:int=0, # Which of the targets
+    hint:str='', # What else to do
+):
+    "Refuse targets that are numbers rather than classes, as the data block or the loss says; once a fit"
+    if are_classes(self.dls, self.loss_func, i) is not False: return
+    raise self.error(f'{what} needs one integer label a sample, and the targets are numbers to be regressed, as the data or the loss say '
+                     f'({self.loss_func}){hint}; if they are classes, name them: dls.vocab = [...]', TypeError)
+
+@patch
+def without_ignored(self:LayerCallback,
+    y, # Labels, (N,)
+    other:bool=False, # Of another batch than this one?
+)->Tensor: # (N,), int64; those that the loss ignores are numbers below 0, each of which occurs once on all ranks
+    "`y`, in which each sample whose label the loss ignores is a class of its own"
+    with plain_tensors():
+        alone = torch.arange(-len(y), 0, device=y.device) - (rank_distrib() << 40) - (other << 60)
+        return torch.where(y.view(-1) == ignored_label(self.loss_func), alone, y.view(-1).long())
+
+@patch
+def check_range(self:LayerCallback,
+    seen:list, # The labels of each batch of an epoch, each (N,)
+    n_classes:int, # K
+):
+    "Refuse labels outside of 0 … K−1 that the loss does not ignore; reading them from the device costs one wait"
+    if not seen: return
+    with plain_tensors():
+        y = torch.cat([y.view(-1).long() for y in seen])
+        low,high = torch.stack(torch.aminmax(torch.where(y == ignored_label(self.loss_func), 0, y))).tolist()
+    if low >= 0 and high < n_classes: return
+    raise self.error(f'the labels run from {low} to {high}, but there are {n_classes} classes, 0 to {n_classes-1}; give `n_classes`')
+
+@patch
+def output_width(self:LayerCallback)->int|None: # `None` where it is not known
+    "How many numbers the model gives for a sample (and pixel): one for each class, or 1"
+    pred = first(t for t in tensors_in(self.pred) if t.ndim)   # a number alone is a loss that the model gives
+    return None if pred is None else 1 if pred.ndim < 2 else pred.shape[1]
+
+# %% ../../nbs/02_callback.core.ipynb #afac6f15
+@patch
+def check_loss(self:LayerCallback,
+    why:str, # What goes wrong, for the message
+    most:int=30, # Nodes of the graph to look at
+):
+    "Refuse a loss that the model computed itself; once a fit, in `after_loss`"
+    own = [t.grad_fn for t in tensors_in(self.pred) if t.ndim == 0 and t.grad_fn is not None]
+    todo,seen = [self.learn.loss.grad_fn],set()
+    while own and todo and len(seen) < most:
+        node = todo.pop(0)
+        if node is None or node in seen: continue
+        if node in own: raise self.error(f'the model computes its loss itself, from labels among its inputs, and {why}: let the model give '
+                                         'predictions, and the learner a loss function of these and the targets')
+        seen.add(node)
+        todo += [n for n,_ in node.next_functions]
+
+# %% ../../nbs/02_callback.core.ipynb #1daea854
 @patch
 def check_rows(self:LayerCallback, site, z, n):
     "Refuse features that have not one row a label"
@@ -510,6 +571,8 @@ class LatentCallback(WeightedTerm):
         if not self.hooks.armed: return
         n = len(self._zs)
         with self.hooks.now(): get_model(self.model)(*xb)
+        if len(self._zs) != 2*n: raise self.error(f'the batch passed {self.site} {n} times and the other inputs {len(self._zs)-n} times: '
+                                                   'choose a `layer` that every pass goes through')
         self._zs = [torch.cat(two) for two in zip(self._zs[:n], self._zs[n:])]
 
     def value(self):
@@ -606,6 +669,11 @@ class ClasswiseCallback(LatentCallback):
     def setup(self):
         super().setup()
         self.K = self.find_n_classes() if self.classwise else None
+        for cb in self.learn.cbs if self.classwise and self._on else ():
+            if isinstance(cb, CutMix): self.refuse(cb, 'makes images of which the smaller part may be of the class that their label says; '
+                                                       'take MixUp or ManifoldMixup, or a term without classes')
+        if self.classwise and self._on and self.labels is None:
+            self.check_classes('a class-wise penalty', hint='' if self.needs_labels else '; use `classwise=False`')
         if self.classwise and self.K is None and self.labels is not None:
             raise self.error('the number of classes is not known from the data loaders: give `n_classes`')
 
@@ -616,26 +684,28 @@ class ClasswiseCallback(LatentCallback):
     def begin(self):
         super().begin()
         if not self.classwise: return
-        self._y = self.find_labels()
-        self.check_labels(self._y, 'a class-wise penalty', '' if self.needs_labels else '; use `classwise=False`')
+        y = self.find_labels()
+        self.check_labels(y, 'a class-wise penalty', '' if self.needs_labels else '; use `classwise=False`')
+        self._y = self.without_ignored(y)
+        self._seen_labels.append(y)
 
     def value(self):
         if self.classwise:
             self.check_reached(self.site)
-            if self.K is None: self.K = first(tensors_in(self.pred)).shape[1]
+            if self.K is None: self.K = self.output_width()
+            if (self.K or 1) < 2:
+                shapes = [tuple(t.shape) for t in tensors_in(self.pred)]
+                raise self.error('the number of classes is known neither from the data loaders nor from the model, which gives predictions of '
+                                 f'shape {shapes[0] if len(shapes) == 1 else shapes}: give `n_classes`')
             for z in self._zs: self.check_rows(self.site, z, len(self._y)*self.rows_per_label)
-            self._seen_labels.append(self._y)
         return super().value()
-    def _targets(self): return self.yb if self.labels is None or not self.classwise else (self._y,)
+    def _targets(self): return self.yb if not self.classwise else (self._y, *(self.yb[1:] if self.labels is None else ()))
 
     def after_train(self):
         "Labels out of range are noticed here, where reading from the device costs one wait an epoch"
         super().after_train()
         seen,self._seen_labels = self._seen_labels,[]
-        if not seen: return
-        low,high = torch.stack(torch.aminmax(torch.cat([y.view(-1) for y in seen]))).tolist()
-        if low >= 0 and high < self.K: return
-        raise self.error(f'the labels run from {low} to {high}, but there are {self.K} classes, 0 to {self.K-1}; give `n_classes`')
+        if self.classwise: self.check_range(seen, self.K)
 
 # %% ../../nbs/02_callback.core.ipynb #854a5980
 @patch

@@ -57,6 +57,12 @@ class ITRA(ClasswiseCallback):
         try: return PairedDL(dl, self.matched, self.item_labels, active=self.acts_in)
         except (TypeError,ValueError) as e: raise type(e)(str(e).replace('`labels', '`item_labels')) from None   # as they are called here
 
+    def setup(self):
+        super().setup()
+        for cb in self.learn.cbs if self._on and self.classwise and self.source == 'dataset' else ():
+            if getattr(cb, 'changes_labels', False):
+                self.refuse(cb, "gives one of two batches other labels; use source='split' or source='queue', or classwise=False")
+
     def reset(self): self._queue = []
     def state_dict(self): return dict(queue=[(z.cpu(),y.cpu()) for z,y in self._queue])
     def load_state_dict(self, state): self._queue = state['queue']
@@ -65,17 +71,20 @@ class ITRA(ClasswiseCallback):
 @patch
 def penalty(self:ITRA, z, *yb):
     "The MMD between two batches, or its mean per class; 0 where there is no second"
-    y = yb[0].view(-1) if self.classwise else torch.zeros(len(z), dtype=torch.long, device=z.device)
+    y = yb[0] if self.classwise else torch.zeros(len(z), dtype=torch.long, device=z.device)
     z1,y1,z2,y2 = getattr(self, f'_by_{self.source}')(z, y)
     if not len(z1) or not len(z2): return z.sum()*0
     z1,y1,z2,y2 = map(self.global_batch, (z1,y1,z2,y2))
-    if self.classwise: return classwise_mmd(z1, y1, z2, y2, self.K, self.sigma, self.squared)
+    if self.classwise:
+        sigma = partial(median_bandwidth, keep=torch.cat([y1,y2]) >= 0) if self.sigma is None else self.sigma   # of samples that have a class
+        return classwise_mmd(z1, y1, z2, y2, self.K, sigma, self.squared)
     return mmd(z1, z2, self.sigma, self.squared)
 
 @patch
 def _by_dataset(self:ITRA, z, y):
     n = self.rows.n_own
-    return z[:n], y[:n], z[n:], self.find_labels(self.rows.inputs, self.rows.targets).view(-1) if self.classwise else y[n:]
+    if not self.classwise: return z[:n], y[:n], z[n:], y[n:]
+    return z[:n], y[:n], z[n:], self.without_ignored(self.find_labels(self.rows.inputs, self.rows.targets), other=True)
 
 @patch
 def _by_split(self:ITRA, z, y):
@@ -85,5 +94,5 @@ def _by_split(self:ITRA, z, y):
 @patch
 def _by_queue(self:ITRA, z, y):
     earlier = [(a.to(z.device),b.to(z.device)) for a,b in self._queue] or [(z[:0],y[:0])]
-    self._queue = [*self._queue, (z.detach(),y)][-self.queue_len:]
+    self._queue = [*self._queue, (z.detach(),torch.where(y < 0, y - (1<<61), y))][-self.queue_len:]   # below 0 is no class
     return z, y, *map(torch.cat, zip(*earlier))

@@ -39,7 +39,7 @@ class MoreRows(LayerCallback):
 
     def setup(self):
         super().setup()
-        self._on = self.owner.is_on
+        self._on,self._looked = self.owner.is_on,False
         for cb in self.learn.cbs if self._on else ():
             if isinstance(cb, MoreRows) and cb is not self and cb.owner.is_on:
                 self.owner.refuse(cb.owner, f'adds rows to the batch too; {self.instead}')
@@ -49,6 +49,9 @@ class MoreRows(LayerCallback):
     def before_batch(self):
         if not self._on or not len(self.yb): return
         self.find_rows(find_bs(self.yb))
+        if self.joins and any(isinstance(x, dict) and 'labels' in x for x in self.xb):
+            raise self.owner.error('the inputs hold labels, from which the model computes a loss that would cover the rows beside the batch: '
+                                   'take them out, and give the learner a loss function')
         if self.inputs is None or not self.joins: return
         # behind the hooks of other callbacks, which know the batch by its own rows
         if self.watch([], None): self.hooks.handles.append(self.model.register_forward_pre_hook(self._together))
@@ -77,6 +80,10 @@ def after_pred(self:MoreRows):
     if parted: return
     raise self.owner.error(f'the model gave {[tuple(t.shape) for t in tensors_in(pred)]} where {total} rows were expected: '
                             'it must keep one row a sample, and all of the signal must pass `layer`, see latent_layers(model, *xb)')
+
+@patch
+def after_loss(self:MoreRows):
+    if self._on and not self._looked and self.rows_out != self.n_own: self.owner.check_loss('it would cover the rows beside the batch'); self._looked = True
 
 # %% ../../nbs/04_callback.rows.ipynb #7de4bc72
 def longest_text(model):
@@ -126,12 +133,6 @@ class LoadedRows(MoreRows):
         n_inp,(own,more) = len(self.xb),self._loader.part_batch((*self.xb,*self.yb), self.n_own)
         self.learn.xb,self.learn.yb,self.inputs,self.targets = own[:n_inp],own[n_inp:],more[:n_inp],more[n_inp:]
 
-    def _check_texts(self):
-        if self._longest >= max((t.shape[1] for t in tensors_in(self.xb) if t.ndim > 1), default=0): return
-        raise self.owner.error("fastai's SentenceEncoder takes rows to be sorted by length where texts are longer than its bptt, "
-                                f'{self._longest}, and more rows would not be: shorten the texts (TextBlock(seq_len={self._longest})), '
-                                'or take another `source=`')
-
     def own_part(self, b):
         "The batch's own rows of what the loader gave, for a callback that saw the batch before this one"
         return self._loader.part_batch(b, self.n_own)[0]
@@ -143,6 +144,15 @@ class LoadedRows(MoreRows):
     def after_fit(self):
         super().after_fit()
         self._base = self._loader = None
+
+# %% ../../nbs/04_callback.rows.ipynb #dc3b51a7
+@patch
+def _check_texts(self:LoadedRows):
+    longest = max((t.shape[1] for t in tensors_in(self.xb) if t.ndim > 1), default=0)
+    if self._longest >= longest: return
+    raise self.owner.error("fastai's SentenceEncoder takes rows to be sorted by length where texts are longer than its bptt, "
+                            f'{self._longest}, and more rows would not be: let it be as long as they are, {longest} '
+                            f'(text_classifier_learner(dls, ..., seq_len={longest})), or take another `source=`')
 
 # %% ../../nbs/04_callback.rows.ipynb #da0ac45c
 class BroughtRows(MoreRows):
