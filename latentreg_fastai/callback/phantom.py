@@ -17,6 +17,7 @@ from fastai.basics import *
 # %% ../../nbs/12_callback.phantom.ipynb #45e4453e
 class PhantomEmbedding(TermCallback):
     "Train on each sample and on the mean embedding of a micro-cluster of its class (phantom paper, Eq. 3)"
+    batch_state,fit_state,data_state = ('_order',),('_impure',),('labels',)
     _impure = () # For each batch of the epoch: did a cluster hold several classes?
     def __init__(self,
         k:int=2, # Samples in a cluster, the main one among them; 1 switches the callback off

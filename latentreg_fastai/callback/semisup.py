@@ -18,6 +18,7 @@ from fastai.basics import *
 # %% ../../nbs/16_callback.semisup.ipynb #6f1ea4c5
 class SemiSupervisedMixup(LayerMixing, WeightedTerm):
     "Mix labelled batches, and unlabelled ones with the model's own soft outputs as targets (Manifold Mixup, Algorithms 1 to 3)"
+    batch_state,data_state = ('_second',),('unlabeled','_batches')
     def __init__(self,
         unlabeled, # A fastai or torch loader of samples like the labelled ones, with targets, which are ignored, or without
         alpha_labeled:float=.1, # λ ~ Beta(alpha, alpha) for labelled batches, above 0

@@ -15,8 +15,7 @@ from fastai.basics import *
 # %% ../../nbs/15_callback.varmixup.ipynb #dc4b30ee
 class VarMixup(MixingCallback):
     "Train on images decoded from mixed latent codes, with mixed targets (VarMixup)"
-    _stateattrs = MixingCallback._stateattrs + ('_vae',)
-    _vae = None
+    fit_state,_vae = ('_vae',),None
     def __init__(self,
         vae:nn.Module, # A trained autoencoder with `encode` and `decode`, as `fit_vae` gives one, for images like the learner's
         alpha:float=1., # λ ~ Beta(alpha, alpha), above 0
