@@ -46,9 +46,9 @@ class CenterLoss(KeepsState, ClasswiseCallback):
         shape = self.K,z.shape[1]
         if self.centers is None: return z.new_zeros(shape)
         if self.centers.shape == shape: return self.centers.to(z)
-        raise self.error(f'its centres are of {len(self.centers)} classes and {self.centers.shape[1]} units, and this batch of {shape[0]} and '
-                         f'{shape[1]}: `layer` must give features of one length, as behind a pooling, and a state that was loaded be of '
-                         'the same layer and classes')
+        raise self.error(f'its centres are of {len(self.centers)} classes and {self.centers.shape[1]} units, this batch of {shape[0]} '
+                         f'and {shape[1]}: `layer` must give features of one length, as behind a pooling, and a state that was loaded be '
+                         'of the same layer and classes')
 
     def learn_from(self, notes):
         "c_k −= lr·Σ_{y_i=k}(c_k − z_i)/(1 + n_k), over the rows of the step"

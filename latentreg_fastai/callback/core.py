@@ -139,7 +139,8 @@ def _check_class(self:LayerCallback):
         raise self.error(f'its `{nm}` must call super().{nm}(): the base class has work to do there', TypeError)
     lacks = [k for k in of_all('_of_init') if k not in vars(self)]
     if lacks:
-        raise self.error(f'`{lacks[0]}` was never set: call super().__init__(...) in {who.__name__}.__init__, with its arguments', TypeError)
+        raise self.error(f'`{lacks[0]}` was never set: call super().__init__(...) in {who.__name__}.__init__, with its arguments',
+                         TypeError)
     taken = [k for k in of_all('_ours') if k in vars(self)] if not self._attrs else []   # before the first fit
     if taken: raise self.error(f'the attribute `{taken[0]}` belongs to the base class: give yours another name', TypeError)
 
@@ -162,7 +163,7 @@ def _set_learn(self:LayerCallback, learn):
     if learn is None and times > 1: return self._leave_once(old, times)
     if learn is not None and learn is old and times:      # it keeps its first name in the learner, whatever becomes of this one
         self._first_name,self._fault = self._first_name or self._name,True
-        self._name = _unique(class2attr(self, 'Callback'), {cb.name for cb in old.cbs})
+        self._name = _unique(class2attr(self, 'Callback'), {self._first_name, *[cb.name for cb in old.cbs]})
         return
     self._learn,self._fault,self._first_name = None,False,None
     if old is not None: self._leave(old)
@@ -181,7 +182,10 @@ def _begin_with(self:LayerCallback, learn):
     self._check_class()
     self._close()
     self._attrs = set(vars(self))
-    self._join(learn)
+    try: self._join(learn)
+    except Exception:
+        self._leave(learn)                                # with what had come so far
+        raise
 
 @patch
 def _leave_once(self:LayerCallback, learn, times):
@@ -404,7 +408,7 @@ def all_ranks(
 # %% ../../nbs/02_callback.core.ipynb #002f49cb
 class TermCallback(LayerCallback):
     "Base of callbacks that add a term to the loss: it is named, recorded and shown"
-    term = None # The term of the current batch, without its weight, detached
+    term,term_name = None,None # The term of the current batch, without its weight, detached; its name in the table
     is_on = True # Does it act at all in this fit? A weight of 0 switches a callback off
     _ours = 'term','term_name'
 
@@ -455,8 +459,10 @@ class TermCallback(LayerCallback):
         more = self.companions()
         if not isinstance(more, (list,tuple)) or not all(isinstance(cb, Callback) for cb in more):
             raise self.error(f'`companions` must return a list of callbacks, and returned {more!r}', TypeError)
-        self._companions = [TermRecorder(self), *more]
-        learn.add_cbs(self._companions)
+        self._companions = []
+        for cb in (TermRecorder(self), *more):
+            learn.add_cb(cb)
+            self._companions.append(cb)
     _companions = ()
     def _leave(self, learn):
         gone,self._companions = self._companions,()
@@ -466,6 +472,7 @@ class TermCallback(LayerCallback):
 class KeepsState(TermCallback):
     "Base of terms with a state that batches change: those with which a step was taken, and that were finite"
     batch_state,fit_state = ('_noted',),('waiting',)
+    _noted = None
     waiting = () # What `note` has kept of batches whose gradients no step has used so far
     _kept = () # What of this a resumed fit begins with
 
@@ -473,10 +480,11 @@ class KeepsState(TermCallback):
         *tensors, # Of this batch, to learn from; they are kept detached
     ):
         "Keep `tensors` until a step is taken with the gradients of this batch; `learn_from` gets them then"
+        if not self._noted: self.learn.loss_grad.register_hook(self._in_backward)   # called if the backward pass is not cancelled
         self._noted = [*(self._noted or ()), tuple(t.detach() for t in tensors)]
 
     def learn_from(self,
-        notes:list, # For each call of `note`: a flag on the device, a bool tensor of shape (), were features and loss finite?, and its tensors
+        notes:list, # For each call of `note`: a bool tensor on the device, were its tensors and the loss finite?, and these tensors
     ):
         "Change the state: what a subclass says"
         raise NotImplementedError(f'{type(self).__name__} needs a method `learn_from(self, notes)` that changes its state')
@@ -491,11 +499,8 @@ class KeepsState(TermCallback):
         if self._fresh: self.waiting,self._kept = self._kept if self._restored else [],()
         super().before_train()
 
-    def after_cancel_backward(self): self._noted = None
-    def after_backward(self):
-        super().after_backward()
-        if not self._noted: return
-        with plain_tensors(): self.waiting = [*self.waiting, *[(self._finite(ts),*ts) for ts in self._noted]]
+    def _in_backward(self, grad):
+        with plain_tensors(): self.waiting = [*self.waiting, *[(self._finite(ts),*ts) for ts in self._noted or ()]]
         self._noted = None
 
     def _finite(self, tensors):

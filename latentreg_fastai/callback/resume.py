@@ -142,8 +142,8 @@ def _check_fits(learn, state, error):
         raise error(f"`{k}` of the model is {there.get(k, 'missing')} in the file and {here.get(k, 'missing')} here")
     then,now = state['trainable'],_trainable(learn)
     if then != now:
-        raise error(f'{sum(then or ())} of {len(then or ())} parameters were trained, and {sum(now or ())} of {len(now or ())} are here, or '
-                    'others: freeze or unfreeze as it was then')
+        raise error(f'{sum(then or ())} of {len(then or ())} parameters were trained, and {sum(now or ())} of {len(now or ())} are here, '
+                    'or others: freeze or unfreeze as it was then')
     if state['opt_kind'] != _kind(learn.opt): raise error(f"the optimizer was {state['opt_kind']}, and is {_kind(learn.opt)} here")
     groups = lambda o: len(o.get('hypers', o.get('param_groups', ())))
     if groups(state['opt']) != groups(learn.opt.state_dict()):
@@ -164,7 +164,7 @@ class _GoOn(Callback):
     def before_train(self):
         learn,s,mine = self.learn,self.state,_counting(self.learn)
         if mine.keys() != s['counts'].keys():
-            raise ValueError(f"load_training: the run had the callbacks {sorted(s['counts'])} of fastai's, and this fit has {sorted(mine)}: "
+            raise ValueError(f"load_training: the run had fastai's callbacks {sorted(s['counts'])}, and this fit has {sorted(mine)}: "
                              'pass the same ones to `load_training` and to `fit`')
         learn.remove_cb(self)
         if learn.epoch != s['epoch']+1:
