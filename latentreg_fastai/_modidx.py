@@ -346,6 +346,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'latentreg_fastai/callback/core.py'),
                                                 'latentreg_fastai.callback.core.BatchHooks.__init__': ( 'callback.core.html#batchhooks.__init__',
                                                                                                         'latentreg_fastai/callback/core.py'),
+                                                'latentreg_fastai.callback.core.BatchHooks.__reduce__': ( 'callback.core.html#batchhooks.__reduce__',
+                                                                                                          'latentreg_fastai/callback/core.py'),
                                                 'latentreg_fastai.callback.core.BatchHooks.arm': ( 'callback.core.html#batchhooks.arm',
                                                                                                    'latentreg_fastai/callback/core.py'),
                                                 'latentreg_fastai.callback.core.BatchHooks.close': ( 'callback.core.html#batchhooks.close',

@@ -58,6 +58,7 @@ class BatchHooks:
         try: yield
         finally: self.acting = self._always = False
 
+    def __reduce__(self): return type(self),()            # those in the pickle of a model that was interrupted in a batch do nothing
     def rest(self): self.armed = self.acting = False
     def close(self):
         "Remove them all"
