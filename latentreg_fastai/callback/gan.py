@@ -17,7 +17,7 @@ from fastai.vision.gan import GANModule
 # %% ../../nbs/17_callback.gan.ipynb #f2a76f73
 class GANMixup(WeightedTerm):
     "Add the loss of a GAN's critic on mixtures of real and fake images (Manifold Mixup, Eqs. 8 to 11)"
-    batch_state = ('_fake',)
+    batch_state,fit_state = ('_fake',),('_sites',)
     _fake,site,_n = None,None,0
     def __init__(self,
         alpha:float=.5, # λ is drawn uniformly from (0, alpha); above 0, up to 1

@@ -154,7 +154,7 @@ def check_something_to_mix(
 # %% ../../nbs/03_callback.mixing.ipynb #29fc9852
 class LayerMixing(MixingCallback):
     "Base of callbacks that mix the hidden states of a layer, drawn for each batch"
-    _of_init = 'eligible','input_mixup'
+    _of_init,fit_state = ('eligible','input_mixup'),('_sites',)
     def __init__(self,
         layers=None, # Eligible layers besides the input, as `ManifoldMixup` takes them
         input_mixup:bool=True, # Is the input eligible too? (layer 0)

@@ -40,8 +40,8 @@ class _Measure(TermCallback):
 class LatentMonitor(LayerCallback):
     "Record the distance of same-class pairs of two batches (ITRA, Fig. 1) and the class-wise variance; training is not touched"
     order = MixHandler.order-1   # sees a batch before any other callback changes it
-    _stateattrs = LayerCallback._stateattrs + ('_before','_now')
-    _before,_now = None,None   # inputs and labels of two batches
+    fit_state = '_before','_now'
+    _before,_now,_measures = None,None,()   # inputs and labels of two batches; the columns
     def __init__(self,
         every:int=10, # Measure every so many steps
         layer=None, # A layer as `get_layer` takes it (its output); by default the network's last activations, see `SignalPass.activations`

@@ -19,6 +19,7 @@ from fastai.basics import *
 class PhantomEmbedding(TermCallback):
     "Train on each sample and on the mean embedding of a micro-cluster of its class (phantom paper, Eq. 3)"
     _needs = 'a phantom is the mean of one class: it'
+    batch_state,fit_state,data_state = ('_order',),('_impure',),('labels',)
     _impure = () # For each batch of the epoch: did a cluster hold several classes?
     def __init__(self,
         k:int=2, # Samples in a cluster, the main one among them; 1 switches the callback off
