@@ -111,7 +111,7 @@ class LayerCallback(Callback):
     _fault,_first_name,_states = False,None,dict(batch=(), fit=(), data=())
     n_own = None # Rows of the batch's own, while this callback lets the model see more, see `MoreRows`
     batch_state = () # Names of attributes that belong to one batch: they are `None` between batches
-    fit_state = ('site',) # Names of attributes that belong to one fit, as places in the model do: they are `None` between fits
+    fit_state = ('site','_named') # Names of attributes that belong to one fit, as places in the model do: they are `None` between fits
     data_state = () # Names of attributes that hold data: a pickle, as `learn.export` writes it, has none of them
     _of_init,_ours = (),('rng','site','n_own') # Attributes that a constructor sets, and those that belong to the base
 
