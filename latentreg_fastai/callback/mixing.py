@@ -57,8 +57,9 @@ class MixingCallback(LayerCallback):
         "Mix the rows of `t`, in a batch for which λ was drawn"
         if self.lam is None: raise self.error('no λ was drawn for this batch: call begin_mixing() first, and mix only if it says so')
         self._mixed = True
-        lam = self.lam if not self.per_item else self.lam.to(t).view(-1, *[1]*(t.ndim-1))
-        return torch.lerp(t.roll(self.shift, 0), t, lam)
+        if not self.per_item: return torch.lerp(t.roll(self.shift, 0), t, self.lam)
+        full = t.float() if t.dtype in (torch.float16,torch.bfloat16) else t   # λ is not rounded
+        return torch.lerp(full.roll(self.shift, 0), full, self.lam.to(full).view(-1, *[1]*(t.ndim-1))).to(t.dtype)
 
 # %% ../../nbs/03_callback.mixing.ipynb #b30a14bf
 def _has_reduction(loss_func):
