@@ -768,6 +768,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                         'latentreg_fastai/callback/rows.py'),
                                                 'latentreg_fastai.callback.rows.MoreRows.before_batch': ( 'callback.rows.html#morerows.before_batch',
                                                                                                           'latentreg_fastai/callback/rows.py'),
+                                                'latentreg_fastai.callback.rows.MoreRows.error': ( 'callback.rows.html#morerows.error',
+                                                                                                   'latentreg_fastai/callback/rows.py'),
                                                 'latentreg_fastai.callback.rows.MoreRows.find_rows': ( 'callback.rows.html#morerows.find_rows',
                                                                                                        'latentreg_fastai/callback/rows.py'),
                                                 'latentreg_fastai.callback.rows.MoreRows.name': ( 'callback.rows.html#morerows.name',
