@@ -594,7 +594,8 @@ class KeepsState(TermCallback):
     def note(self,
         *tensors, # Of this batch, to learn from; they are kept detached
     ):
-        "Keep `tensors` until a step is taken with the gradients of this batch; `learn_from` gets them then"
+        "Keep `tensors` until a step is taken with the gradients of this batch; `learn_from` gets them then. Outside of a fit: nothing"
+        if self._learn is None: return
         if not self._noted: self.learn.loss_grad.register_hook(self._in_backward)   # called if the backward pass is not cancelled
         self._noted = [*(self._noted or ()), tuple(t.detach() for t in tensors)]
 
