@@ -8,6 +8,7 @@ __all__ = ['flat_features', 'variance_penalty', 'covariance_penalty', 'classwise
            'mmd', 'classwise_mmd', 'batch_clusters']
 
 # %% ../nbs/00_stats.ipynb #9db88792
+import math
 from functools import wraps
 from typing import Callable
 import numpy as np
@@ -211,21 +212,26 @@ def pairwise_sqdist(
     return _distance(a, b).square().to(a)
 
 # %% ../nbs/00_stats.ipynb #ab3893e2
-def _sorted_median(d, n, middle, high):
-    s = d.sort()[0]
-    near = 1e-6*s[high]
-    start = torch.where(s[middle] > near, n, (s <= near).sum())
-    return s.gather(0, (start + (len(s) - start - 1)//4*2).view(1)).view(())
+def _sorted_median(d, keep):
+    n = d.new_full((), len(d), dtype=torch.long) if keep is None else keep.sum().clamp_min(2)   # known to the device alone
+    s = (d if keep is None else torch.where(keep[:,None] & keep, d, torch.inf)).flatten().sort()[0]
+    at = lambda i: s.gather(0, i.clamp_max(len(s) - 1).view(1))[0]
+    pairs = n*(n-1)//2
+    near = 1e-6*at(torch.minimum(n + pairs*9//10*2, n*n - 1))
+    start = torch.where(at(n + (2*pairs - 1)//4*2) > near, n, (s <= near).sum())
+    return at(start + (n*n - start - 1)//4*2)
 
 def median_bandwidth(
     d:Tensor, # Squared distances of all pairs, (N, N), N > 1
+    keep:Tensor=None, # The samples whose pairs count, bool, (N,); by default all
 )->Tensor: # Scalar σ; 0 only if all are
     "The median of the squared distances of distinct pairs (ITRA, below Eq. 7); if most are all but 0, that of the others"
-    n,d = len(d),d.detach().flatten()
+    d = d.detach()
+    if d.device.type != 'cpu': return _sorted_median(d, keep)
+    if keep is not None and not (kept := keep.numpy()).all(): d = d[np.ix_(kept, kept)] if kept.sum() > 1 else d.new_ones(2, 2)
+    n,x = len(d),d.numpy().ravel()                       # faster on the CPU
     pairs = n*(n-1)//2
     middle,high = n + (2*pairs - 1)//4*2, min(n + pairs*9//10*2, n*n - 1)
-    if d.device.type != 'cpu': return _sorted_median(d, n, middle, high)
-    x = d.numpy()                                        # faster on the CPU
     median = np.partition(x, middle)[middle]
     if not median > 1e-6*x.max():
         near = 1e-6*np.partition(x, high)[high]

@@ -618,8 +618,8 @@ def test_the_bandwidth_of_odd_batches(kind):
         got = median_bandwidth(d)
         if kind == 'equal': assert got == 0
         else: same(got, tensor(odd_sigma(z.tolist()), dtype=torch.float64))
-        pairs = n*(n-1)//2
-        assert _sorted_median(d.flatten(), n, n + (2*pairs - 1)//4*2, min(n + pairs*9//10*2, n*n - 1)) == got
+        keep = torch.arange(n) < max(3, n-2)
+        assert _sorted_median(d, None) == got and _sorted_median(d, keep) == median_bandwidth(d, keep) == median_bandwidth(d[keep][:,keep])
 
 @floats
 def test_distances_in_tight_clusters_far_apart(dtype):
