@@ -1681,6 +1681,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'latentreg_fastai.stats._covariance': ('stats.html#_covariance', 'latentreg_fastai/stats.py'),
                                         'latentreg_fastai.stats._distance': ('stats.html#_distance', 'latentreg_fastai/stats.py'),
                                         'latentreg_fastai.stats._distances': ('stats.html#_distances', 'latentreg_fastai/stats.py'),
+                                        'latentreg_fastai.stats._is_median': ('stats.html#_is_median', 'latentreg_fastai/stats.py'),
                                         'latentreg_fastai.stats._l1': ('stats.html#_l1', 'latentreg_fastai/stats.py'),
                                         'latentreg_fastai.stats._largest': ('stats.html#_largest', 'latentreg_fastai/stats.py'),
                                         'latentreg_fastai.stats._mmd': ('stats.html#_mmd', 'latentreg_fastai/stats.py'),

@@ -241,12 +241,15 @@ def median_bandwidth(
     return d.new_tensor(median)
 
 # %% ../nbs/00_stats.ipynb #07baf875
+def _is_median(sigma): return sigma is None or getattr(sigma, 'func', sigma) is median_bandwidth   # or a `partial` of it
+
 def _root_bandwidth(d, s, sigma):
     "√σ/s, for squared distances `d` of features over s, (): the median's if σ is 0, and 1 if all distances are"
-    known = isinstance(sigma, (int,float)) and sigma != 0
+    known,median = isinstance(sigma, (int,float)) and sigma != 0,_is_median(sigma)
     if known and sigma < 0: raise ValueError(f'the bandwidth `sigma` must be above 0, not {sigma}')
-    root = d.new_full((), sigma**.5)/s if known else median_bandwidth(d).sqrt()
-    if not known and sigma is not None:
+    if known: root = d.new_full((), sigma**.5)/s
+    else: root = (sigma if median and sigma else median_bandwidth)(d).sqrt()
+    if not known and not median:
         sigma = sigma(d*s*s) if callable(sigma) else sigma
         given = (sigma.to(d) if isinstance(sigma, Tensor) else d.new_full((), sigma)).sqrt()/s
         root = torch.where(given == 0, root, given)
@@ -255,7 +258,7 @@ def _root_bandwidth(d, s, sigma):
 def _distances(z, sigma):
     "Features over s, but for a common shift, s, their squared distances, (N, N), and √σ/s"
     on_mps = z.device.type == 'mps'
-    if on_mps or z.device.type == 'cpu' and not callable(sigma):
+    if on_mps or z.device.type == 'cpu' and (_is_median(sigma) or not callable(sigma)):
         a = _centred(z)
         s = _largest(a)
         n = a.mul_(1/s).square().sum(1)
