@@ -80,8 +80,8 @@ def fit_vae(
     try:
         with no_random(seed):
             if vae is None: vae = MMDVAE(x.shape[1], x.shape[-1], **kwargs)
-            def mse(out, x): return F.mse_loss(out[0], x)
-            learn = Learner(dls, vae, loss_func=partial(vae_loss, weight=weight), metrics=AvgMetric(mse), cbs=_ToItself())
+            def mse_loss(out, x): return F.mse_loss(out[0], x)
+            learn = Learner(dls, vae, loss_func=partial(vae_loss, weight=weight), metrics=AvgMetric(mse_loss), cbs=_ToItself())
             with ExitStack() as quiet:
                 if not show: quiet.enter_context(learn.no_bar()); quiet.enter_context(learn.no_logging())
                 learn.fit_one_cycle(epochs, lr)
