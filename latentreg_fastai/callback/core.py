@@ -525,11 +525,12 @@ class TermCallback(LayerCallback):
     term_weight = 1. # What it was multiplied by
     finite = True # Must it be finite wherever the loss is?
     is_on = True # Does it act at all in this fit? A weight of 0 switches a callback off
+    is_better_low = True # Is the term the better the lower it is? Then its name in the table says so, see `lower_is_better`
     _ours = 'term','term_name'
 
     @property
     def column(self):
-        "The name of the term in the training table"
+        "The name of the term; in the training table it ends in `_loss`, unless it holds `loss` or `error`"
         return class2attr(self, 'Callback')
 
     def companions(self)->list: # Callbacks
@@ -570,7 +571,7 @@ class TermCallback(LayerCallback):
     def _join(self, learn):
         taken = {cb.term_name for cb in learn.cbs if isinstance(cb, TermCallback) and cb is not self}
         if not isinstance(self.column, str): raise self.error(f'`column` is a name, or a property, not {self.column!r}', TypeError)
-        self.term_name = _unique(self.column, taken)
+        self.term_name = _unique(lower_is_better(self.column) if self.is_better_low else self.column, taken)
         more = self.companions()
         if not isinstance(more, (list,tuple)) or not all(isinstance(cb, Callback) for cb in more):
             raise self.error(f'`companions` must return a list of callbacks, and returned {more!r}', TypeError)
