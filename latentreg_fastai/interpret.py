@@ -10,7 +10,7 @@ from .layers import *
 from .signal import *
 from .data.load import *
 from .metrics import *
-from .metrics import activation_of,has_one_output,is_labels,prediction_of,probabilities_of,sample_nll
+from .metrics import activation_of,has_one_output,is_labels,probabilities_of,sample_nll
 from .stats import *
 from .targets import *
 from .viz import *
@@ -126,7 +126,7 @@ class LatentInterpretation(Interpretation):
             try:
                 if layer is not None: site = Site.named(learn.model, layer)[-1]
                 else: site = trace_layers(learn.model, first(dl)[:getattr(dl, 'n_inp', 1)]).activations()
-            except ValueError as e: raise ValueError(f'LatentInterpretation: layer={layer!r}: {e}') from None
+            except (TypeError,ValueError) as e: raise type(e)(f'LatentInterpretation: layer={layer!r}: {e}') from None
             found = _gather(learn, site, dl, act, memory, seed)
         return cls(learn, dl, *found, site, act, memory, seed)
 

@@ -25,12 +25,6 @@ def kind_of(t):
     "Data type and shape of a tensor, or the type of anything else, for an error message"
     return f'{str(t.dtype)[6:]} of shape {tuple(t.shape)}' if isinstance(t, Tensor) else type(t).__name__
 
-def prediction_of(out):
-    "The predictions in what a model returns: a tensor itself, else what is named `logits`, else the first tensor with rows"
-    if isinstance(out, Tensor): return out
-    logits = out.get('logits') if isinstance(out, dict) else getattr(out, 'logits', None)
-    return logits if isinstance(logits, Tensor) else next((t for t in tensors_in(out) if t.ndim), out)
-
 def core_loss(loss_func):
     "The function that `loss_func` wraps, as fastai's flat losses and partials do, or `loss_func` itself"
     while callable(getattr(loss_func, 'func', None)): loss_func = loss_func.func

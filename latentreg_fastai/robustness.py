@@ -9,7 +9,7 @@ __all__ = ['deformations', 'corruptions', 'PixelSpace', 'fgsm', 'pgd', 'rotate',
 # %% ../nbs/22_robustness.ipynb #06824cf9
 from .viz import *
 from .metrics import *
-from .metrics import check_range,has_one_output,is_labels,kind_of,log_probs,prediction_of,probabilities_of,sample_nll
+from .metrics import check_range,has_one_output,is_labels,kind_of,log_probs,probabilities_of,sample_nll
 from .targets import *
 from .layers import *
 from .checks import *

@@ -8,7 +8,6 @@ __all__ = ['blind', 'Side', 'LayerPass', 'SignalPass', 'trace_layers', 'used_in'
 # %% ../nbs/01_signal.ipynb #4c28eb1d
 from .layers import *
 from fastai.basics import *
-from collections.abc import Mapping
 from contextlib import ExitStack
 from torch.autograd.graph import get_gradient_edge
 from torch.nn.modules.lazy import LazyModuleMixin
@@ -210,8 +209,9 @@ class SignalPass:
 
     def _outputs(self, o):
         "The tensors of the model's output that something can be learnt from, its prediction first"
-        named = [o[k] for k in ('logits','out','pred') if isinstance(o, Mapping) and k in o and isinstance(o[k], Tensor)]
-        last = lambda t: (not any(t is o for o in named), t.ndim == 0)
+        pred = prediction_of(o)
+        if not isinstance(pred, Tensor): raise TypeError(f'the model returns {type(o).__name__}, in which there is no tensor of predictions')
+        last = lambda t: (t is not pred, t.ndim == 0)
         outs = sorted(((i,t) for i,t in enumerate(tensors_in(o)) if t.requires_grad), key=lambda p: last(p[1]))
         self.positions = [i for i,_ in outs]             # in the model's output
         return [t for _,t in outs]

@@ -362,7 +362,7 @@ def test_models_that_return_more_than_a_tensor(out):
 
 def test_a_model_that_returns_no_tensor():
     learn = small_learner(torch.arange(24)%3, torch.arange(12)%3, Returns(lambda z: ('a',)), lambda o, y: torch.zeros(()))
-    with pytest.raises(TypeError, match='LatentInterpretation: the model returns tuple, in which there is no tensor of predictions'): from_learner(learn)
+    with pytest.raises(TypeError, match='LatentInterpretation: .*the model returns tuple, in which there is no tensor of predictions'): from_learner(learn)
 
 # Nothing is changed
 
@@ -878,3 +878,12 @@ def test_a_very_sure_models_errors_cost_what_they_should():
     with torch.no_grad(): learn.model[1].weight.zero_(); learn.model[1].bias.copy_(tensor([150.,0.,0.]))
     i = from_learner(learn)
     assert i.calibration().loc['nll'].item() == pytest.approx(150*float((i.targets != 0).float().mean()), rel=1e-5)
+
+# Layers before an operation in place
+
+def inplace(inplace=True): set_seed(0); return nn.Sequential(nn.Flatten(), nn.Linear(64,8), nn.ReLU(inplace=inplace), nn.Linear(8,3))
+@pytest.mark.parametrize('layer', ['1',1,nn.Linear,'1:input','2','2:input'])
+def test_interpretation_of_a_layer_before_an_operation_in_place(layer):
+    i,j = (LatentInterpretation.from_learner(new_learner(model=inplace(k)), layer) for k in (True,False))
+    assert torch.equal(i.features, j.features) and torch.equal(i.probs, j.probs)
+    if layer == '1': assert (i.features < 0).any()                                    # as they left the layer, before the ReLU

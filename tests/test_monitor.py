@@ -275,3 +275,12 @@ def test_labels_out_of_range_are_told_at_the_end_of_the_epoch():
         learn = new_learner(dls=tensor_dls((data()[0],y), (data()[0],y), vocab=range(3), bs=8, device='cpu'), loss_func=zero, metrics=[])
         with pytest.raises(ValueError, match=f'LatentMonitor: the labels run {said}'): learn.fit(1, 1e-2, cbs=LatentMonitor(1))
         assert not hooks(learn.model)
+
+def inplace(inplace=True): set_seed(0); return nn.Sequential(nn.Flatten(), nn.Linear(64,8), nn.ReLU(inplace=inplace), nn.Linear(8,3))
+@pytest.mark.parametrize('layer', ['1',1,'1:input','2','2:input'])
+def test_a_monitor_of_a_layer_before_an_operation_in_place(layer):
+    res = []
+    for k in (True,False):
+        learn = new_learner(model=inplace(k))
+        learn.fit(1, 1e-2, cbs=LatentMonitor(1, layer=layer)); res.append([v for vs in learn.recorder.terms.values() for v in vs[1:]])
+    assert res[0] == res[1] and all(map(math.isfinite, res[0]))

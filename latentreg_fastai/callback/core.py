@@ -435,8 +435,8 @@ def check_range(self:LayerCallback,
 @patch
 def output_width(self:LayerCallback)->int|None: # `None` where it is not known
     "How many numbers the model gives for a sample (and pixel): one for each class, or 1"
-    pred = first(t for t in tensors_in(self.pred) if t.ndim)   # a number alone is a loss that the model gives
-    return None if pred is None else 1 if pred.ndim < 2 else pred.shape[1]
+    pred = prediction_of(self.pred)
+    return None if not isinstance(pred, Tensor) else 1 if pred.ndim < 2 else pred.shape[1]
 
 # %% ../../nbs/02_callback.core.ipynb #afac6f15
 @patch
@@ -488,7 +488,8 @@ def place(self:LayerCallback,
 )->Site:
     "A place that was looked at, with an error that says what was given"
     try: return find(self.look())
-    except ValueError as e: raise self.error(f"{', '.join(f'{k}={v!r}' for k,v in given.items())}: {e}") from None
+    except (TypeError,ValueError) as e:
+        raise self.error(f"{', '.join(f'{k}={v!r}' for k,v in given.items())}: {e}", type(e)) from None
 
 @patch
 def check_outputs(self:LayerCallback,

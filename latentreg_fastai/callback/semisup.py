@@ -110,7 +110,7 @@ def after_loss(self:SemiSupervisedMixup):
 @patch
 def soft(self:SemiSupervisedMixup, pred):
     "Outputs as probabilities, by the loss's activation"
-    pred = first(tensors_in(pred))
+    pred = prediction_of(pred)
     if pred.dtype in (torch.float16,torch.bfloat16): pred = pred.float()
     return getattr(self.loss_func, 'activation', partial(F.softmax, dim=1))(pred)
 
