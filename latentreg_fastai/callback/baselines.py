@@ -17,13 +17,13 @@ from fastai.basics import *
 from fastai.callback.mixup import MixHandler
 
 # %% ../../nbs/14_callback.baselines.ipynb #10b070fd
-class CenterLoss(ClasswiseCallback):
+class CenterLoss(KeepsState, ClasswiseCallback):
     "Pull features towards a centre of their class, which follows them: L_C = ½ mean_i ‖z_i − c_{y_i}‖² (Wen et al. 2016, Eqs. 2 to 4)"
     needs_labels = True
     def __init__(self,
         weight:float|Callable=.1, # λ, 0 or more, or a schedule of it
         lr:float=.5, # Rate at which centres follow (the paper's α), above 0 and up to 1
-        layer=None, # Where the features are: a layer as `get_layer` takes it (its output); by default the input of the last `nn.Linear`
+        layer=None, # Where the features are: a layer as `get_layer` takes it (its output); by default the network's last activations, see `SignalPass.activations`
         n_classes:int=None, # K; by default from the data loaders, else the width of the model's output
         labels:int|Callable=None, # Where the labels are, if they are not the first target: a position in `yb`, or a function of the learner
     ):
@@ -36,18 +36,32 @@ class CenterLoss(ClasswiseCallback):
     def reset(self): self.centers = None
 
     def penalty(self, z, *yb):
-        "L_C with the centres as they are, which then follow: c_k −= lr·Σ_{y_i=k}(c_k − z_i)/(1 + n_k)"
+        "L_C with the centres as they are; they follow once the step is taken"
         z,y = flat_features(z),yb[0].view(-1).long()
         known,y = y >= 0,y.clamp(0, self.K-1)             # labels out of range are reported at the end of the epoch
-        if self.centers is None or self.centers.shape[1] != z.shape[1]: self.centers = z.new_zeros(self.K, z.shape[1])
-        self.centers = self.centers.to(z)
+        self.centers = self._fitting(z)
         away = torch.where(known[:,None], z - self.centers[y], 0)
-        with torch.no_grad():
-            n = z.new_zeros(self.K).index_add_(0, y, known.to(z))
-            self.centers.index_add_(0, y, away.detach()*(self.lr/(1 + n))[y][:,None])
+        self.note(away, y, known)
         return away.square().sum()/known.sum().clamp_min(1)/2
 
-    def state_dict(self): return dict(centers=None if self.centers is None else self.centers.cpu())
+    def _fitting(self, z):
+        "The centres, for features like `z`"
+        shape = self.K,z.shape[1]
+        if self.centers is None: return z.new_zeros(shape)
+        if self.centers.shape == shape: return self.centers.to(z)
+        raise self.error(f'its centres are of {len(self.centers)} classes and {self.centers.shape[1]} units, this batch of {shape[0]} '
+                         f'and {shape[1]}: `layer` must give features of one length, as behind a pooling, and a state that was loaded be '
+                         'of the same layer and classes')
+
+    def learn_from(self, notes):
+        "c_k −= lr·Σ_{y_i=k}(c_k − z_i)/(1 + n_k), over the rows of the step"
+        together = lambda ts: ts[0] if len(ts) == 1 else torch.cat(ts)
+        away,y,known = (together([n[i] for n in notes]) for i in (1,2,3))
+        fine = known & together([ok.expand(len(y)) for ok,_,y,_ in notes])
+        n = away.new_zeros(self.K).index_add_(0, y, fine.to(away))
+        self.centers.index_add_(0, y, torch.where(fine[:,None], away, 0)*(self.lr/(1 + n))[y][:,None])
+
+    def state_dict(self): return dict(centers=self.centers)
     def load_state_dict(self, state): self.centers = state['centers']
 
 # %% ../../nbs/14_callback.baselines.ipynb #5a93cd8f
@@ -109,6 +123,7 @@ class DisturbLabel(LayerCallback):
 # %% ../../nbs/14_callback.baselines.ipynb #49048049
 class WeightL1(WeightedTerm):
     "Penalise the absolute value of a network's weights: Σ|w|, biases and normalisation left out"
+    fit_state = ('_weights',)
     def __init__(self,
         weight:float|Callable=1e-5, # λ, 0 or more, or a schedule of it
         layer=None, # Layers as `get_layers` takes them (a glob or a type names several); by default the whole network

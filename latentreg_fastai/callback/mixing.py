@@ -8,6 +8,7 @@ __all__ = ['MixingCallback', 'check_something_to_mix', 'LayerMixing']
 # %% ../../nbs/03_callback.mixing.ipynb #b1e78a46
 from ..checks import *
 from ..layers import *
+from ..signal import *
 from ..targets import *
 from .core import *
 from fastai.basics import *
@@ -158,7 +159,7 @@ def check_something_to_mix(
 # %% ../../nbs/03_callback.mixing.ipynb #29fc9852
 class LayerMixing(MixingCallback):
     "Base of callbacks that mix the hidden states of a layer, drawn for each batch"
-    _of_init = 'eligible','input_mixup'
+    _of_init,fit_state = ('eligible','input_mixup'),('_sites',)
     def __init__(self,
         layers=None, # Eligible layers besides the input, as `ManifoldMixup` takes them
         input_mixup:bool=True, # Is the input eligible too? (layer 0)
@@ -168,15 +169,18 @@ class LayerMixing(MixingCallback):
 
     def setup(self):
         super().setup()
-        self._sites = None
+        self._sites,self._new = None,False
         if self.eligible in (None,'all'): return
         for l in self.eligible if is_listy(self.eligible) else [self.eligible]: self.find_sites(l, 'layers')   # before the first batch
 
     def draw_site(self)->Site:
         "One of the eligible places, which are looked for in the first batch of a fit"
         if self._sites is None:
-            try: self._sites = mixing_sites(self.model, self.xb, self.eligible, self.input_mixup)
-            except ValueError as e: raise self.error(e) from None
+            try: self._sites = mixing_sites(self.model, self.xb, self.eligible, self.input_mixup, self.look)
+            except ValueError as e: raise self.error(f'layers={self.eligible!r}: {e}') from None
+            self._new = True
+            if self.eligible in (None,'all') and len(self._sites) == self.input_mixup:
+                warn(f'{self.name}: no layer was found where all of the signal passes, so the input alone is mixed; see latent_layers(model, *xb)')
         return self._sites[self._below(len(self._sites))]
 
     def before_batch(self):
@@ -204,8 +208,11 @@ class LayerMixing(MixingCallback):
         raise self.error(f'{site} holds {str(z.dtype)[6:]}, which cannot be mixed: choose other `layers`', TypeError)
 
     def after_loss(self):
-        if self._partner is not None: self.check_reached(self.site)
+        if self._partner is not None: self.check_reached(*self.places())
+        if self._new: self.check_outputs(self._sites)
+        self._new = False
         super().after_loss()
+    def places(self): return [self.site]                # where the batch was mixed
 
 # %% ../../nbs/03_callback.mixing.ipynb #7d3c8ef5
 @patch

@@ -16,7 +16,6 @@ class MoreRows(LayerCallback):
     "Base of companions that let the model see more rows in training than the batch's own, which come first"
     order = LayerCallback.order-3                         # before any callback that looks at rows
     batch_state = 'n_own','inputs','targets','outputs','rows_in','rows_out'
-    _stateattrs = LayerCallback._stateattrs + batch_state
     inputs = None # Tuple of the inputs of the rows beside, in this batch
     targets = None # Tuple of their targets, where they are loaded
     outputs = None # Predictions for the rows that left the model behind the batch's own
@@ -40,6 +39,7 @@ class MoreRows(LayerCallback):
     def setup(self):
         super().setup()
         self._on,self._looked = self.owner.is_on,False
+        if self._on: self.owner.check_data()              # before its loader is made
         for cb in self.learn.cbs if self._on else ():
             if isinstance(cb, MoreRows) and cb is not self and cb.owner.is_on:
                 self.owner.refuse(cb.owner, f'adds rows to the batch too; {self.instead}')
@@ -93,8 +93,7 @@ def longest_text(model):
 # %% ../../nbs/04_callback.rows.ipynb #37ff5219
 class LoadedRows(MoreRows):
     "More rows, which are loaded beside the batch"
-    _stateattrs = MoreRows._stateattrs + ('_base','_loader')
-    _base,_loader = None,None
+    fit_state,_base,_loader = ('_base','_loader'),None,None
     def __init__(self,
         owner:TermCallback, # The callback that wants them
         instead:str, # What to do instead, for the error beside a callback that this does not go with
@@ -140,10 +139,6 @@ class LoadedRows(MoreRows):
     def after_pred(self):
         super().after_pred()
         if self.inputs and not self.joins: self.owner.see_also(*self.inputs)
-
-    def after_fit(self):
-        super().after_fit()
-        self._base = self._loader = None
 
 # %% ../../nbs/04_callback.rows.ipynb #dc3b51a7
 @patch
