@@ -416,7 +416,8 @@ def without_ignored(self:LayerCallback,
 )->Tensor: # (N,), int64; those that the loss ignores are numbers below 0, each of which occurs once on all ranks
     "`y`, in which each sample whose label the loss ignores is a class of its own"
     with plain_tensors():
-        alone = torch.arange(-len(y), 0, device=y.device) - (rank_distrib() << 40) - (other << 60)
+        alone,apart = torch.arange(-len(y), 0, device=y.device),(rank_distrib() << 40) + (other << 60)
+        if apart: alone -= apart
         return torch.where(y.view(-1) == self.no_label, alone, y.view(-1).long())
 
 @patch
