@@ -14,29 +14,49 @@ from fastai.vision.all import *
 class TensorItems:
     "A data set that is held as tensors of equal length, the inputs first and the target last; its items are tuples"
     def __init__(self,
-        *tensors, # Tensors, (N, ...)
+        *tensors, # Tensors or arrays, (N, ...); of floating arrays the numbers become float32, as fastai's do
         vocab=None, # Names of the classes, if the last tensor holds integer labels
         n_inp:int=None, # How many of the tensors are inputs; by default all but the last
         split_idx:int=None, # 0 for training, 1 for validation, as fastai's transforms ask for it
+        guessed:bool=False, # Was `vocab` made up from integers, which may as well be counts?
     ):
+        tensors = [self.tensor(t) for t in tensors]
         lengths = [len(t) for t in tensors]
         if len(set(lengths)) > 1: raise ValueError(f'TensorItems: the tensors differ in length: {lengths}')
-        self.tensors,self.split_idx = tensors,split_idx
+        self.tensors,self.split_idx,self.guessed = tuple(tensors),split_idx,guessed
         self.vocab = vocab if vocab is None else CategoryMap(vocab, sort=False)
         self.n_inp = max(1, len(tensors)-1) if n_inp is None else n_inp
 
+    @staticmethod
+    def tensor(t):
+        "`t`, a tensor or an array of numbers, as a tensor"
+        if isinstance(t, Tensor): return t
+        try: return tensor(np.asarray(t))
+        except (TypeError,ValueError):
+            raise TypeError(f'TensorItems: tensors are needed, or arrays of numbers, not {type(t).__name__} of {np.asarray(t).dtype}') from None
+
     @property
     def c(self): return len(self.vocab) if self.vocab is not None else None
+    @property
+    def loss_func(self):
+        "The loss that fastai takes where a learner is given none; `None` where the target may be of several kinds"
+        y = self.tensors[self.n_inp] if len(self.tensors) == self.n_inp+1 else None
+        if y is None or not y.numel(): return None
+        flat = y.numel() == len(y)
+        if not y.is_floating_point(): return CrossEntropyLossFlat() if flat else CrossEntropyLossFlat(axis=1) if y.ndim > 2 else None
+        if self.vocab is not None: return BCEWithLogitsLossFlat() if y.shape[1:] == (self.c,) else None
+        return None if ((y == 0) | (y == 1)).all() else MSELossFlat()
     def __len__(self): return len(self.tensors[0])
     def __getitem__(self, i): return tuple(t[i] for t in self.tensors)
     def new(self, *tensors):
         "A data set of other tensors of the same kind"
-        return type(self)(*tensors, vocab=self.vocab, n_inp=min(self.n_inp, len(tensors)), split_idx=self.split_idx)
+        return type(self)(*tensors, vocab=self.vocab, n_inp=min(self.n_inp, len(tensors)), split_idx=self.split_idx, guessed=self.guessed)
     def new_empty(self): return self.new(*[t[:0].clone() for t in self.tensors])
     def decode(self, o, full=True):
         "Turn labels into the names of their classes"
         if self.vocab is None: return o
-        return (*o[:self.n_inp], *[Category(str(self.vocab[int(y)])) for y in o[self.n_inp:]])
+        name = lambda y: str(self.vocab[y]) if 0 <= y < self.c else ''   # a label that the loss ignores is none
+        return (*o[:self.n_inp], *[Category(name(int(y))) for y in o[self.n_inp:]])
 
 # %% ../../nbs/06_data.load.ipynb #dee514ff
 @delegates()
@@ -105,9 +125,9 @@ def tensor_dls(
     **kwargs
 )->DataLoaders:
     "`DataLoaders` over tensors; training is shuffled and leaves out its last partial batch, validation is in order and complete"
-    items = lambda t: t if isinstance(t, TensorItems) else TensorItems(*t, vocab=vocab)
-    if vocab is None and not isinstance(train, TensorItems) and not train[-1].is_floating_point():
-        vocab = list(range(int(train[-1].max())+1))
+    guessed = vocab is None and not isinstance(train, TensorItems)
+    if guessed and len(y := TensorItems.tensor(train[-1])) and not y.is_floating_point(): vocab = range(int(y.max())+1) or None
+    items = lambda t: t if isinstance(t, TensorItems) else TensorItems(*t, vocab=vocab, guessed=guessed)
     train,valid = items(train),items(valid)
     train.split_idx,valid.split_idx = 0,1
     drop = len(train) > bs
