@@ -271,7 +271,7 @@ def vae(what, case):
     own = (4,) if case['gan'] else tensors_in(inputs(case, 1))[0].shape[1:]
     return {'own': lambda: VAEOf(*own), 'linear': lambda: nn.Linear(2, 2), 'other': lambda: VAEOf(case['width']+1, 8, 8)}[what]()
 
-MAKE = {'np': lambda v,case,model: getattr(np, v[0])(v[1]), 'tensor': lambda v,case,model: torch.tensor(v), 'f': lambda v,case,model: FUNCTIONS[v](), 'place': lambda v,case,model: place(v, model),
+MAKE = {'float': lambda v,case,model: float(v), 'np': lambda v,case,model: getattr(np, v[0])(v[1]), 'tensor': lambda v,case,model: torch.tensor(v), 'f': lambda v,case,model: FUNCTIONS[v](), 'place': lambda v,case,model: place(v, model),
         'unlabeled': lambda v,case,model: unlabeled_loader(v, case), 'vae': lambda v,case,model: vae(v, case),
         'array': lambda v,case,model: np.array(v)}
 def made(v, case, model):
@@ -280,7 +280,7 @@ def made(v, case, model):
     (what,arg), = v.items()
     return MAKE[what](arg, case, model)
 
-NAN,INF = float('nan'),float('inf')
+NAN,INF = {'float': 'nan'},{'float': 'inf'}
 np32,i64 = lambda v: {'np': ['float32',v]},lambda v: {'np': ['int64',v]}
 def where(r, none=.3):
     n = r.randrange(40)
@@ -493,10 +493,11 @@ class Overflow(Callback):
     "The first batch of a fit is infinite, and its step is skipped, as a scaler of gradients does it"
     order,run_valid = -8,False
     def before_batch(self):
-        if self.learn.train_iter == 0: self.learn.xb = map_tensors(lambda t: t*INF if t.is_floating_point() else t, self.learn.xb)
+        if self.learn.train_iter == 0: self.learn.xb = map_tensors(lambda t: t*math.inf if t.is_floating_point() else t, self.learn.xb)
     def before_step(self):
         if self.learn.train_iter == 0: raise CancelStepException
 
+PATIENCE = 30
 class TooLong(BaseException): pass
 @contextmanager
 def at_most(seconds):
@@ -536,7 +537,7 @@ def _run(case, ours):
     try: learn,make = build(case, ours)
     except Exception as e: raise Unbuilt(of_error(e)) from e
     was,watch,error,stage,mates,cbs = state_of(learn),Watch(),None,'made',[],[]
-    with warnings.catch_warnings(record=True) as notes, at_most(30):
+    with warnings.catch_warnings(record=True) as notes, at_most(PATIENCE):
         warnings.simplefilter('always')
         try:
             cbs = make(learn.model)
@@ -564,12 +565,12 @@ def raised_here(e):
     return is_ours(tb.tb_frame) and op in ('RAISE_VARARGS','RERAISE')
 
 NAMES = {n for n,o in vars(latentreg_fastai.all).items() if getattr(o, '__module__', '').startswith('latentreg_fastai')} | {'Own'}
-def names_something(e): return any(n in str(e) for n in NAMES)
+def own_words(e): return re.sub(r"Exception occured in `\w+` when calling event `\w+`:\s*", '', str(e))   # without fastai's
+def names_something(e): return any(n in own_words(e) for n in NAMES)
 
 def plain_text(msg):
     "A message without what differs between cases"
-    msg = re.sub(r'(layers?)=.*?: ', r'\1=…: ', re.sub(r'(the layers are|did you mean|; give|: choose) .*', r'\1 …', str(msg), flags=re.S), count=1)
-    msg = re.sub(r"Exception occured in `\w+` when calling event `\w+`:\s*", '', str(msg))
+    msg = re.sub(r'(layers?)=.*?: ', r'\1=…: ', re.sub(r'(the layers are|did you mean|; give|: choose) .*', r'\1 …', own_words(msg), flags=re.S), count=1)
     return re.sub(r"\d[\d.e+-]*", '#', re.sub(r"'[^']*'", "'…'", re.sub(r'0x\w+', '', msg))).strip().split('\n')[0][:110]
 
 def of_error(e):
