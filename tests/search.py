@@ -7,7 +7,7 @@ fault allows, `--record FILE` appends the counts to a file. A case depends on it
 - *refused*: the library raised an error that names what it is about, and the learner is as it was;
 - *baseline*: it fails, or is not finite, without the library's callbacks as well;
 - a *fault*: anything else."""
-import argparse, concurrent.futures, dis, json, signal, time, traceback, warnings
+import argparse, concurrent.futures, contextlib, dis, io, json, signal, time, traceback, warnings
 from common import *
 from fastai.callback.all import *
 from fastai.callback.data import WeightedDL,PartialDL
@@ -327,6 +327,8 @@ THEIRS = {'MixUp': lambda bs: MixUp(), 'CutMix': lambda bs: CutMix(), 'GradientA
           'GradientClip': lambda bs: GradientClip(.1), 'ReduceLROnPlateau': lambda bs: ReduceLROnPlateau(), 'EarlyStoppingCallback': lambda bs: EarlyStoppingCallback(),
           'ShortEpochCallback': lambda bs: ShortEpochCallback(.6)}
 
+METRICS = {'ECE': ECE, 'NLL': NLL, 'Brier': Brier}
+
 def draw_args(r, args, needed):
     res = {}
     for k,(good,edge) in args.items():
@@ -396,6 +398,7 @@ def draw(
     if case['output'] == 'named': mates = [t for t in mates if t != 'MixedPrecision']
     if case['net'] in (*NORM_NETS,'cnn','resnet') or case['head'] in NORM_HEADS: mates = [t for t in mates if t != 'overflow']   # it spoils running statistics
     if case['target'] == 'none' or kind == 'tokens' or case['net'] == 'categories': mates = ['GradientClip']
+    case['metrics'] = [r.choice(list(METRICS))] if r.random() < .12 and not case['gan'] else []
     how = r.random()
     case['ours'] = [draw_callback(r, case)] + ([draw_callback(r, case, False)] if how > .75 else [])
     if case['epochs'] == 2 and 'LatentMonitor' in [n for n,_ in case['ours']] and r.random() < .8: case['epochs'] = 1
@@ -537,8 +540,9 @@ def _run(case, ours):
     try: learn,make = build(case, ours)
     except Exception as e: raise Unbuilt(of_error(e)) from e
     was,watch,error,stage,mates,cbs = state_of(learn),Watch(),None,'made',[],[]
-    with warnings.catch_warnings(record=True) as notes, at_most(PATIENCE):
+    with warnings.catch_warnings(record=True) as notes, contextlib.redirect_stdout(io.StringIO()), at_most(PATIENCE):
         warnings.simplefilter('always')
+        if ours: learn.metrics = [METRICS[m]() for m in case['metrics']]
         try:
             cbs = make(learn.model)
             torch.manual_seed(2)                           # an autoencoder among them may have drawn
@@ -577,7 +581,7 @@ def of_error(e):
     "Where an error comes from: its type, the last function of the library on the way, and the function that failed"
     fs,cut = frames(e),len(PACKAGE) + 1
     mine = [f for f in fs if is_ours(f)]
-    who = next((type(f.f_locals['self']).__name__ for f in reversed(mine) if isinstance(f.f_locals.get('self'), Callback)), '')
+    who = next((type(f.f_locals['self']).__name__ for f in reversed(mine) if isinstance(f.f_locals.get('self'), (Callback,Metric))), '')
     at = f'{mine[-1].f_code.co_filename[cut:]}:{mine[-1].f_code.co_qualname}' if mine else 'outside the library'
     return f'{type(e).__name__} {who} at {at} in {fs[-1].f_code.co_qualname}: {plain_text(e)}'
 
@@ -629,7 +633,7 @@ def is_note(w): return PACKAGE in str(w.filename) or names_something(w.message) 
 
 # Making a case simpler
 
-PLAIN = dict(theirs=[], ragged=False, fits=1, joined='fit', fit='fit', epochs=1, drop_last=False, optimizer='SGD', dtype='float32', output='plain', head='linear', net='mlp', features='plain', loader='tensor', vocab=True,
+PLAIN = dict(theirs=[], metrics=[], ragged=False, fits=1, joined='fit', fit='fit', epochs=1, drop_last=False, optimizer='SGD', dtype='float32', output='plain', head='linear', net='mlp', features='plain', loader='tensor', vocab=True,
              target='classes', loss='CrossEntropyLossFlat', pattern='all', classes=3, width=2, bs=4, rest=4)
 PLAIN['label dtype'] = 'int64'
 

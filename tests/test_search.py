@@ -99,7 +99,7 @@ def test_everything_is_drawn():
     seen = lambda k: {c[k] for c in cases}
     assert seen('net') == {*NETS} and seen('head') == {*HEADS} and seen('features') == {*FEATURES} and seen('target') == {*TARGETS} and seen('loader') == {*LOADERS}
     assert seen('dtype') == {*DTYPES} and seen('pattern') == {*PATTERNS} and seen('bs') == {1,2,3,4,5,8} and {c['loss'] for c in cases} == {l for *_,ls in TARGETS.values() for l in ls}
-    assert {t for c in cases for t in c['theirs']} == {*THEIRS} and seen('output') == {'plain','tuple','dict','named'}
+    assert {t for c in cases for t in c['theirs']} == {*THEIRS} and {m for c in cases for m in c['metrics']} == {*METRICS} and seen('output') == {'plain','tuple','dict','named'}
     drawn = {(n,a) for c in cases for n,args in c['ours'] for a in args}
     assert drawn == {(n,a) for n,(_,_,args) in OURS.items() for a in args} and {n for c in cases for n,_ in c['ours']} == {*OURS}
 
