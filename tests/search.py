@@ -597,7 +597,7 @@ def outcome(case):
     if isinstance(res.error, TooLong): return 'fault','takes too long: '+names,notes
     if res.left: return 'fault',f"leaves {', '.join(res.left)}: {of_error(res.error) if res.error else names}",notes
     if res.error is None:
-        bad = [k for k in res.bad if k != 'pair_distance']   # NaN where two batches share no class, as it says
+        bad = [k for k in res.bad if not k.startswith('pair_distance')]   # NaN where two batches share no class, as it says
         if not bad and case['target'] != 'none' and not case['gan'] and res.batches != 2*case['fits'] and not {'ShortEpochCallback','EarlyStoppingCallback'} & {*case['theirs']}: return 'fault',f'{res.batches} batches: {names}',notes
         if not bad and explodes(case, res): return 'fault',f'parameters beyond {BEYOND:.0e}: {names}',notes
         if case['features'] == 'nan': return ('fault',f'NaN features give a finite term: {names}',notes) if hides_nan(case, res) else ('baseline','not finite',notes)
