@@ -906,6 +906,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                      'latentreg_fastai/callback/semisup.py'),
                                                    'latentreg_fastai.callback.semisup.SemiSupervisedMixup.companions': ( 'callback.semisup.html#semisupervisedmixup.companions',
                                                                                                                          'latentreg_fastai/callback/semisup.py'),
+                                                   'latentreg_fastai.callback.semisup.SemiSupervisedMixup.find_activation': ( 'callback.semisup.html#semisupervisedmixup.find_activation',
+                                                                                                                              'latentreg_fastai/callback/semisup.py'),
                                                    'latentreg_fastai.callback.semisup.SemiSupervisedMixup.load_state_dict': ( 'callback.semisup.html#semisupervisedmixup.load_state_dict',
                                                                                                                               'latentreg_fastai/callback/semisup.py'),
                                                    'latentreg_fastai.callback.semisup.SemiSupervisedMixup.mix_at': ( 'callback.semisup.html#semisupervisedmixup.mix_at',
