@@ -1,0 +1,539 @@
+"""The zoo: models × callbacks, each cell checked by what was really mixed or penalised, and the page that shows them.
+
+    python tests/zoo.py                       # run all cells and print what is not right
+    python tests/zoo.py --only BERT --cb VR   # some of them
+    python tests/zoo.py --write               # all, and write tests/zoo.json and nbs/zoo.ipynb
+
+What is right is computed here by plain torch hooks on a twin of the network, and shares no code with the library."""
+import argparse, json, re, sys, time, traceback, warnings
+from collections import Counter, defaultdict
+from pathlib import Path
+from fastai.vision.all import *
+from latentreg_fastai.all import *
+from zoo_models import *
+
+RECORD,PAGE = Path(__file__).parent/'zoo.json',Path(__file__).parent.parent/'nbs'/'zoo.ipynb'
+
+class Wrong(Exception): "What happened is not what the callback says"
+def need(ok, msg):
+    if not ok: raise Wrong(msg)
+
+# Tensors in whatever a module takes or gives
+
+def tensors(o):
+    if isinstance(o, Tensor): return [o]
+    if isinstance(o, dict): o = list(o.values())
+    if isinstance(o, (tuple,list)): return [t for p in o for t in tensors(p)]
+    return []
+def like(f, o):
+    if isinstance(o, Tensor): return f(o)
+    if isinstance(o, dict): return type(o)(**{k: like(f, v) for k,v in o.items()})
+    if not isinstance(o, (tuple,list)): return o
+    return type(o)(*[like(f, v) for v in o]) if hasattr(o, '_fields') else tuple(like(f, v) for v in o)
+def plain(t): return t.as_subclass(Tensor)
+def copy_of(o): return like(lambda t: plain(t.detach()).clone(), o)
+def cat(a, b):
+    if isinstance(a, Tensor): return torch.cat([plain(a), plain(b)])
+    if isinstance(a, dict): return {k: cat(a[k], b[k]) for k in a}
+    return tuple(cat(*p) for p in zip(a, b))
+def rows_of(xb): return len(tensors(xb)[0])
+
+class Events:
+    "What every module of a network takes and gives, in the order in which it happens"
+    def __init__(self, model):
+        self.seen = []
+        def look(name, kind): return lambda m, args, kw, *out: self.seen.append((name, kind, [plain(t.detach()).clone() for t in tensors(out if kind == 'out' else [args, kw])]))
+        self.handles = []
+        for n,m in model.named_modules():
+            if isinstance(m, torch.jit.ScriptModule): continue
+            self.handles += [m.register_forward_pre_hook(look(n, 'in'), with_kwargs=True), m.register_forward_hook(look(n, 'out'), with_kwargs=True)]
+    def close(self):
+        for h in self.handles: h.remove()
+
+@contextmanager
+def at(model, place, f):
+    """Call `f` with what passes at `place`, and let what it returns go on: the output of a layer, or 'name:input', or with '#2' in the second pass alone"""
+    place,_,which = place.partition('#')
+    name,_,side = place.partition(':')
+    m,passes = dict(model.named_modules())[name],[]
+    def one(o):
+        passes.append(1)
+        return f(o) if not which or len(passes) == int(which) else None
+    h = m.register_forward_pre_hook(lambda m, a: one(a)) if side else m.register_forward_hook(lambda m, a, o: one(o))
+    try: yield
+    finally: h.remove()
+
+# The papers' terms, in slow loops
+
+def flat(z): return z.flatten(1).double() if z.ndim > 1 else z[:,None].double()
+def var(z): return ((z - z.mean(0))**2).mean(0)
+def vr(z): return var(flat(z)).mean()
+def cw_vr(z, y): return sum(vr(z[y==k]) for k in range(K) if (y==k).any())/K
+def cr(z):
+    z = flat(z)
+    z = z - z.mean(0)
+    c,i = z.T@z/len(z),z.shape[1]
+    return (c**2).sum().sub((c.diagonal()**2).sum())/(i*(i-1)) if i > 1 else z.sum()*0
+def cw_cr(z, y): return sum(cr(z[y==k]) for k in range(K) if (y==k).any())/K
+def act_l1(z): return flat(z).abs().mean()
+def dist(a, b): return ((flat(a)[:,None] - flat(b)[None])**2).sum(-1)
+def sigma_of(z):
+    d = dist(z, z).detach()
+    return torch.stack([d[i,j] for i in range(len(z)) for j in range(i)]).sort()[0][(len(z)*(len(z)-1)//2-1)//2]
+def mmd_of(a, b, s):
+    k = lambda a,b: torch.exp(-dist(a, b)/s).mean()
+    v = k(a, a) + k(b, b) - 2*k(a, b)
+    return v.clamp_min(1e-30).sqrt() if v > 1e-6 else v*0
+def itra_c(z1, y1, z2, y2):
+    s = sigma_of(torch.cat([z1, z2]))
+    return sum(mmd_of(z1[y1==k], z2[y2==k], s) for k in range(K) if (y1==k).any() and (y2==k).any())/K
+def pair_dist(z1, y1, z2, y2):
+    d = dist(z1, z2).sqrt()
+    return d[y1[:,None]==y2[None]].mean()/d.mean()
+
+# One fit of a cell, watched
+
+class First(Callback):
+    "Keeps the batch as it was loaded, and the network as it was"
+    order,run_valid = -100,False
+    def before_batch(self): self.watcher.begin(self.learn)
+class Last(Callback):
+    order,run_valid = 1000,False
+    def before_batch(self): self.watcher.watch(self.learn)
+    def after_pred(self): self.watcher.predicted(self.learn)
+    def after_backward(self): self.watcher.differentiated(self.learn)
+    def after_batch(self): self.watcher.ended(self.learn)
+
+class Watcher:
+    "Base of the checks of a kind of callback: `check` is called after each backward pass"
+    n,events,quiet,alive = 2*BS,False,False,None
+    def __init__(self, net, where='place', refused=False): self.net,self.where,self.refused,self.checked,self.sites,self.said = net,where,refused,0,set(),[]
+    def callbacks(self, make): return make(self.net)
+    def fit(self, make, epochs=1):
+        net = self.net
+        set_seed(0)
+        hush = quiet if self.quiet else noop
+        model = hush(awake(net.make()))
+        with no_random(): self.twin = hush((net.twin or net.make)())
+        learn = Learner(net.dls(self.n), model, loss_func=net.loss, cbs=net.cbs(), opt_func=SGD)
+        if net.learner: net.learner(learn)
+        for p,q in zip(model.parameters(), self.twin.parameters()): q.requires_grad_(p.requires_grad)
+        self.learn,self.start = learn,{k: v.clone() for k,v in model.state_dict().items()}
+        self.cbs = self.callbacks(make)
+        watchers = [First(),Last()]
+        for w in watchers: object.__setattr__(w, 'watcher', self)
+        with learn.no_bar(), learn.no_logging(): learn.fit(epochs, 1e-3, cbs=[*self.cbs, *watchers])
+        self.finish()
+        need(self.checked, 'no step was checked')
+    def place(self): return getattr(self.net, self.where)
+    @contextmanager
+    def same_draws(self):
+        "Dropout as in the model's own pass"
+        with torch.random.fork_rng([]): torch.set_rng_state(self.draws_at); yield
+    def begin(self, l):
+        self.x,self.y = copy_of(l.xb),copy_of(l.yb)
+        self.twin.load_state_dict({re.sub(r'^(module|_orig_mod)\.|(?<=\.)_orig_mod\.', '', k): v for k,v in l.model.state_dict().items()})
+        self.twin.train()
+    def watch(self, l):
+        self.own,self.targets = copy_of(l.xb),copy_of(l.yb)      # as they are when the model runs
+        self.rec = Events(l.model) if self.events and not self.net.opaque else None
+        self.draws_at = torch.get_rng_state()
+        self.args = []
+        self._h = l.model.register_forward_pre_hook(lambda m, a: self.args.append(copy_of(a)))
+    def predicted(self, l):
+        self._h.remove()
+        if self.rec: self.rec.close()
+        self.pred = copy_of(l.pred)
+    def differentiated(self, l): self.grads = {n: None if p.grad is None else p.grad.clone() for n,p in l.model.named_parameters()}; self.loss,self.total = copy_of(l.loss),copy_of(l.loss_grad)
+    def ended(self, l):
+        self.check(l)
+        self.checked += 1
+    def check(self, l): pass
+    def finish(self): pass
+    def out(self, o): return plain(self.net.out(o)).flatten(1) if self.net.out(o).ndim > 1 else plain(self.net.out(o))[:,None]
+    def loss_of(self, out, y): return self.net.each(out, *y).mean()
+    def clean(self, x):
+        with self.same_draws(): return self.net.pred(self.twin(*x))
+    def terms(self, name): return self.learn.recorder.terms[name]
+    def same_grads(self, loss, extra, what):
+        "The gradients are those of `loss` + `extra` in the twin"
+        ps = [(n,p) for n,p in self.twin.named_parameters() if p.requires_grad]
+        gs = torch.autograd.grad(loss + extra, [p for _,p in ps], allow_unused=True, retain_graph=True)
+        ex = torch.autograd.grad(extra, [p for _,p in ps], allow_unused=True) if extra.requires_grad else [None]*len(ps)
+        mine = {re.sub(r'^(module|_orig_mod)\.|(?<=\.)_orig_mod\.', '', n): g for n,g in self.grads.items()}
+        z = lambda t,p: torch.zeros_like(p) if t is None else t
+        err = sum((z(mine[n], p) - z(g, p)).double().square().sum() for (n,p),g in zip(ps, gs))**.5
+        size,all_ = (sum(z(e, p).double().square().sum() for (n,p),e in zip(ps, es))**.5 for es in (ex,gs))
+        self.alive = self.alive or bool(size > 0)
+        if size == 0: size = all_
+        need(err <= .02*size + 1e-5*all_, f'the gradient is not that of the loss and {what}: off by {float(err/size):.2g} of it')
+
+def near(a, b, eps=1e-3): return abs(float(a) - float(b)) <= eps*max(abs(float(b)), 1e-6) + 1e-7
+
+# Mixing: the first place where the pass differs from that of the unmixed batch holds λ·own + (1−λ)·partner's;
+# and with λ = 0 the prediction for a row is that for its partner, which is so only if all of the signal was mixed, once
+
+def share(lam, t): return lam if not isinstance(lam, Tensor) else lam.view(-1, *[1]*(t.ndim-1)).to(t)
+
+class Mixing(Watcher):
+    n,events,quiet = 8*BS,True,True
+    def callbacks(self, make):
+        cb = make(self.net)
+        self.cb,self.draws,self.step,self.want = cb,[],0,{0: set(), 1: set()}
+        draw = cb.draw
+        def _draw(n, *a, **k):
+            draw(n, *a, **k)
+            if self.step % 2: cb.lam = cb.lam*0
+            self.draws.append((cb.lam,cb.shift))
+        cb.draw = _draw
+        if hasattr(cb, 'draw_site'):
+            site = cb.draw_site
+            def _site():
+                "A place that was not looked at before, if there is one"
+                for _ in range(40):
+                    s = site()
+                    if str(s) not in self.want[self.step % 2]: break
+                self.want[self.step % 2].add(str(s))
+                return s
+            cb.draw_site = _site
+        return [cb]
+    def begin(self, l): super().begin(l); self.draws = []
+    def watch(self, l):
+        super().watch(l)
+        rows = getattr(self.cb, 'rows', None)
+        self.more = copy_of(rows.inputs) if rows is not None and rows.inputs else None
+    def predicted(self, l):
+        super().predicted(l)
+        rows = getattr(self.cb, 'rows', None)
+        self.outputs = copy_of(rows.outputs) if self.more else None
+    def unmixed(self):
+        "A pass of the twin over the batch as it was loaded"
+        rec,self.args_ = Events(self.twin),cat(self.x, self.more) if self.more else self.x
+        try: out = self.clean(self.args_)
+        finally: rec.close()
+        return rec.seen,out
+    def ended(self, l): super().ended(l); self.step += 1
+    def check(self, l):
+        n,parts = len(self.y[0]),[(slice(0, len(self.y[0])),*self.draws[0])]
+        seen,out = self.unmixed()
+        if self.more: parts.append((slice(n, None),*self.draws[1]))
+        for rows,lam,shift in parts: self.check_rows(out, rows, lam, shift)
+        if not self.step % 2 and not self.net.opaque: self.check_first(seen, parts)
+        self.check_loss(l, *parts[0][1:])
+        self.sites.add(str(getattr(self.cb, 'site', '')))
+    def check_rows(self, out, rows, lam, shift):
+        clean = self.out(out)[rows].detach()
+        if rows.start: pred = self.out(self.outputs)
+        else: pred = self.out(self.pred)
+        spread = (clean - clean.roll(1, 0)).abs().max()
+        need(spread > 1e-5, f'the zoo: predictions do not differ ({float(spread):.1g})')
+        where = str(getattr(self.cb, 'site', 'the input'))
+        if self.step % 2:
+            err = (pred - clean.roll(shift, 0)).abs().max()/spread
+            need(err < .01, f'at {where}: with λ = 0 the prediction is not the partner\'s, by {float(err):.2g} of what rows differ: some of the signal goes round, or is mixed twice')
+        else:
+            need((pred - clean).abs().max() > 1e-4*spread or self.tiny(lam), f'at {where}: nothing was mixed')
+    def tiny(self, lam): return float(torch.as_tensor(lam).float().min()) > .995
+    def check_first(self, seen, parts):
+        "The first place where anything differs"
+        where,N = str(getattr(self.cb, 'site', 'the input')),rows_of(self.args_)
+        need([e[:2] for e in self.rec.seen] == [e[:2] for e in seen], f'at {where}: other layers were passed than without mixing')
+        for (name,kind,ts),(_,_,us) in zip(self.rec.seen, seen):
+            what,off = f"at {where}: what {name or 'the model'} {'gives' if kind == 'out' else 'takes'}",False
+            for t,u in zip(ts, us):
+                if not t.is_floating_point() or t.ndim == 0 or t.numel() == 0: continue
+                need(t.shape == u.shape, f'{what} has another shape than without mixing')
+                gap = (u - u.roll(1, 0)).abs().max()
+                if (t - u).abs().max() <= 1e-4*(gap + 1e-6): continue
+                need(len(t) == N, f'{what} has not one row a sample, and was changed')
+                off = True
+                for rows,lam,shift in parts:
+                    own,mine = u[rows],t[rows]
+                    err = min((mine - w).abs().max()/gap for w in (own, torch.lerp(own.roll(shift, 0), own, share(lam, own))))   # unmixed so far, or mixed as it should be
+                    need(err < 1e-3, f"{what} is not λ·own + (1−λ)·partner's, by {float(err):.2g}")
+            if off: return
+    def check_loss(self, l, lam, shift):
+        y,out = self.y,self.pred
+        if any(not t.is_floating_point() for t in y):
+            y2 = tuple(t.roll(shift, 0) for t in y)
+            mix = [t if not t.is_floating_point() else torch.lerp(u, t, share(lam, t)) for t,u in zip(y, y2)]
+            other = [u if not t.is_floating_point() else m for t,u,m in zip(y, y2, mix)]
+            a,b = self.net.each(out, *mix),self.net.each(out, *other)
+            want = (share(lam, a)*a + (1-share(lam, a))*b).mean()
+        else: want = self.net.each(out, *[torch.lerp(t.roll(shift, 0), t, share(lam, t)) for t in y]).mean()
+        need(near(self.loss, want, 2e-3), f'the loss is {float(self.loss):.4g}, and that of the mixed targets {float(want):.4g}')
+        need(near(self.total, want, 2e-3) or isinstance(self, Semi), f'what is differentiated is {float(self.total):.4g}, and the loss of the mixed targets {float(want):.4g}')
+    def finish(self):
+        if hasattr(self.cb, 'draw_site'): self.said.append('mixes ' + ', '.join(sorted(self.sites)))
+
+class Semi(Mixing):
+    def check(self, l):
+        super().check(l)
+        if not self.step % 2: return
+        soft = self.twin.eval()
+        with torch.no_grad(): p = soft(*self.more)
+        soft.train()
+        act = getattr(self.net.loss, 'activation', partial(F.softmax, dim=1))
+        one = lambda o: act(plain(tensors(self.net.pred(o))[0]))
+        want = F.mse_loss(one(self.outputs), one(p).roll(self.draws[1][1], 0))
+        need(near(self.cb_term(l), want, 1e-2) or abs(float(self.cb_term(l)) - float(want)) < 1e-6, f'the consistency is {float(self.cb_term(l)):.4g}, and should be {float(want):.4g}')
+    def cb_term(self, l): return self.term
+    def differentiated(self, l): super().differentiated(l); self.term = self.cb.term
+
+class InputMixing(Mixing):
+    "VarMixup: the model takes the decoded mixtures"
+    events,quiet = False,False
+    def check(self, l):
+        lam,shift = self.draws[0]
+        vae = self.cb.vae
+        with torch.no_grad(): z = vae.encode(self.x[0]); want = vae.decode(lam*z + (1-lam)*z.roll(shift, 0))
+        need(torch.allclose(plain(self.args[0][0]), want, atol=1e-5), 'the inputs are not the decoded mixtures')
+        mine,its = self.out(self.pred),self.out(self.clean((want,*self.x[1:])))
+        need((mine - its).abs().max() < 1e-2*(its - its.roll(1, 0)).abs().max(), 'the prediction is not that of the decoded mixtures')
+        self.check_loss(l, lam, shift)
+    def finish(self): pass
+
+# Penalties: the term is that of the features at the place, as they left it, and so is the gradient
+
+class Penalties(Watcher):
+    "Of one place; `terms` is a list of names"
+    def callbacks(self, make): self.centers = None; return make(self.net)
+    def features(self, xs):
+        "Output of the twin and features at the right place"
+        if self.place() is None: return self.twin(*xs),None
+        found = []
+        with at(self.twin, self.place(), lambda o: found.append(tensors(o)[0]*1)), self.same_draws(): out = self.twin(*xs)   # a copy, before anything acts in place on it
+        return out,found[-1]
+    def check(self, l):
+        out,z = self.features(self.args[0])
+        y,total = plain(self.y[0]).view(-1) if self.y[0].numel() == len(self.y[0]) else plain(self.y[0]),0
+        self.want = getattr(self, 'want', defaultdict(list))
+        for cb in self.cbs:
+            name,term = cb.term_name,self.term_of(cb, z, y)
+            self.want[name].append(float(term.detach()))
+            total = total + cb.weight*term
+        self.same_grads(self.loss_of(self.net.pred(out), self.y), total.float() if isinstance(total, Tensor) else torch.tensor(0.), 'the term')
+    def term_of(self, cb, z, y):
+        kind,cw = type(cb).__name__,getattr(cb, 'classwise', False)
+        if kind == 'WeightL1': return sum(p.abs().sum() for p in {id(p): p for p in self.twin.parameters()}.values() if p.ndim > 1 and p.requires_grad)
+        need(z is not None, f'took {cb.site}, where the zoo knows of no place')
+        if kind == 'VarianceRegularizer': return cw_vr(z, y) if cw else vr(z)
+        if kind == 'CovarianceRegularizer': return cw_cr(z, y) if cw else cr(z)
+        if kind == 'ActivationL1': return act_l1(z)
+        if kind == 'CenterLoss':
+            f = flat(z)
+            if self.centers is None: self.centers = torch.zeros(K, f.shape[1]).double()
+            res = sum(((f[i] - self.centers[y[i]])**2).sum() for i in range(len(y)))/2/len(y)
+            old = self.centers.clone()
+            for k in range(K):
+                mine = f.detach()[y==k]
+                self.centers[k] -= cb.lr*(old[k]*len(mine) - mine.sum(0))/(1+len(mine))
+            return res
+    def finish(self):
+        for cb in self.cbs:
+            got = self.terms(cb.term_name)
+            need(len(got) == len(self.want[cb.term_name]) and all(near(*p) for p in zip(got, self.want[cb.term_name])),
+                 f"the column is {', '.join(f'{v:.4g}' for v in got)}, and at {self.place()} it is {', '.join(f'{v:.4g}' for v in self.want[cb.term_name])}"
+                 f" (it took {getattr(cb, 'site', 'the weights')})")
+        self.said.append('at ' + ', '.join(sorted({str(cb.site) for cb in self.cbs if getattr(cb, 'site', None)})))
+
+class Aligned(Penalties):
+    def callbacks(self, make): self.queue = []; return super().callbacks(make)
+    def watch(self, l):
+        super().watch(l)
+        cb = self.cbs[0]
+        if cb.source == 'dataset': self.n_own,self.second = len(l.yb[0]),plain(cb.rows.targets[0]).view(-1).clone()
+    def check(self, l):
+        if self.cbs[0].source == 'dataset': self.y = self.targets
+        super().check(l)
+    def term_of(self, cb, z, y):
+        need(z is not None, f'took {cb.site}, where the zoo knows of no place')
+        if cb.source == 'dataset': return itra_c(z[:self.n_own], y, z[self.n_own:], self.second)
+        if cb.source == 'split': n = len(z)//2; return itra_c(z[:n], y[:n], z[n:], y[n:])
+        before,self.queue = self.queue,[*self.queue,(z.detach(),y)]
+        return itra_c(z, y, *map(torch.cat, zip(*before))) if before else z.sum()*0
+    def features(self, xs):
+        out,z = super().features(xs)
+        if self.cbs[0].source == 'dataset': out = first_rows(self.net.pred(out), self.n_own, rows_of(xs))
+        return out,z
+
+def first_rows(o, n, total): return like(lambda t: t[:n] if t.ndim and len(t) == total else t, o)
+def last_rows(o, n, total): return like(lambda t: t[n:] if t.ndim and len(t) == total else t, o)
+
+class Phantoms(Watcher):
+    "Eq. 3: the head runs on the embeddings and on the means of their clusters"
+    def watch(self, l):
+        super().watch(l)
+        self.n_own = len(l.yb[0])
+    def check(self, l):
+        cb,n,y = self.cbs[0],self.n_own,plain(self.targets[0]).view(-1)
+        need(self.place() is not None, f'took {cb.site}, where the zoo knows of no place')
+        total = rows_of(self.args[0])
+        def means(z):
+            if not z.is_floating_point() or len(z) != total: return z
+            if cb.source == 'dataset': return torch.cat([z[:n], (z[:n] + z[n:])/2])
+            order = [self.partner(cb, y, i) for i in range(n)]
+            return torch.cat([z, torch.stack([(z[i] + z[j])/2 for i,j in enumerate(order)])])
+        with at(self.twin, self.place(), partial(like, means)), self.same_draws(): out = self.net.pred(self.twin(*self.args[0]))
+        own,other = first_rows(out, n, 2*n),last_rows(out, n, 2*n)
+        loss = cb.share*self.loss_of(own, self.targets) + (1-cb.share)*self.loss_of(other, self.targets)
+        need(near(self.total, loss, 2e-3), f'what is differentiated is {float(self.total):.4g}, and Eq. 3 at {self.place()} gives {float(loss):.4g} (it took {cb.site})')
+        self.same_grads(loss, torch.tensor(0.), 'phantoms')
+        self.said = ['at ' + str(cb.site)]
+    def partner(self, cb, y, i):
+        "With `source='batch'`: the next of its class in the order that the callback drew"
+        order = self.order.tolist()
+        mine = [j for j in order if y[j] == y[i]]
+        return mine[(mine.index(i)+1) % len(mine)]
+    def predicted(self, l): super().predicted(l); self.order = getattr(self.cbs[0], '_order', None)
+    def same_grads(self, loss, extra, what): super().same_grads(loss*0, loss, what)
+
+class Disturbed(Watcher):
+    def check(self, l):
+        now = self.targets[0]
+        need(all(torch.equal(*p) for p in zip(tensors(self.args[0]), tensors(self.x))), 'the inputs changed')
+        need(now.dtype == self.y[0].dtype and now.shape == self.y[0].shape and 0 <= int(now.min()) and int(now.max()) < K, 'a label is no class')
+        self.changed = getattr(self, 'changed', 0) + int((now != self.y[0]).sum())
+        out = self.clean(self.x)
+        need(near(self.loss, self.loss_of(out, self.targets), 2e-3), 'the loss is not that of the disturbed labels')
+    def finish(self): need(self.changed > 0, 'no label was disturbed')
+
+class Monitored(Watcher):
+    n = 4*BS
+    def ended(self, l):
+        x,y = self.x,plain(self.y[0]).view(-1)
+        super().ended(l)
+        self.want = getattr(self, 'want', [])
+        i = len(self.want)
+        if i % 2:
+            self.begin(l)
+            self.twin.eval()
+            zs = []
+            for xb in (self.before[0], x):
+                with torch.no_grad(), at(self.twin, self.place(), lambda o: zs.append(tensors(o)[0]*1)): self.twin(*xb)
+            need(len(zs) == 2, 'the zoo: the place was not passed once')
+            self.want.append((float(pair_dist(zs[-2], self.before[1], zs[-1], y)), float(cw_vr(zs[-1], y))))
+        else: self.want.append(None)
+        self.before = x,y
+    def finish(self):
+        for k,name in enumerate(('pair_distance','cw_variance')):
+            got,want = [v for v in self.terms(name) if v == v],[w[k] for w in self.want if w]
+            need(len(got) == len(want) and all(near(*p, 5e-3) for p in zip(got, want)), f'{name} is {got}, and should be {want} at {self.place()} (it took {self.cbs[0].site})')
+        self.said.append(f'at {self.cbs[0].site}')
+
+# The callbacks
+
+class TinyVAE(nn.Module):
+    "For rows of any one shape"
+    def __init__(self, shape):
+        super().__init__()
+        self.shape,n = tuple(shape),math.prod(shape)
+        self.enc,self.dec = nn.Linear(n, 5),nn.Linear(5, n)
+    def encode(self, x): return self.enc(x.flatten(1))
+    def decode(self, z): return self.dec(z).view(-1, *self.shape)
+
+def unlabeled(net):
+    "Batches of inputs like the learner's"
+    with no_random(7):
+        dl = net.dls(2*BS).train
+        xs = [dl.one_batch() for _ in range(2)]
+        n = getattr(net.dls(2*BS), 'n_inp', 1)
+        return [tuple(copy_of(b[:n])) for b in xs]
+
+def vae_of(net):
+    with no_random(7): x = tensors(net.dls(2*BS).train.one_batch())[0]
+    return TinyVAE(x.shape[1:])
+
+W = 10.
+# name: (column's group, the check, what makes the callbacks of a net, epochs)
+CALLBACKS = {
+    'ManifoldMixup()':                  ('mixing', Mixing, lambda n: ManifoldMixup()),
+    'ManifoldMixup(layers=[])':         ('mixing', Mixing, lambda n: ManifoldMixup(layers=[])),
+    "ManifoldMixup(layers='all')":      ('mixing', Mixing, lambda n: ManifoldMixup(layers='all')),
+    'ManifoldMixup(per_item=True)':     ('mixing', Mixing, lambda n: ManifoldMixup(per_item=True)),
+    'ManifoldMixup, a layer named':     ('mixing', Mixing, lambda n: ManifoldMixup(layers=n.named, input_mixup=False) if n.named else None),
+    'ManifoldMixup, a branch named':    ('mixing', partial(Mixing, refused=True), lambda n: ManifoldMixup(layers=n.bad, input_mixup=False) if n.bad else None),
+    'SemiSupervisedMixup':              ('mixing', Semi, lambda n: SemiSupervisedMixup(unlabeled(n), weight=3., rampup=0., alpha_labeled=1.)),
+    'VarMixup':                         ('mixing', InputMixing, lambda n: VarMixup(vae_of(n))),
+    'VarianceRegularizer (cw-VR)':      ('penalties', Penalties, lambda n: [VarianceRegularizer(W)]),
+    'VarianceRegularizer (VR)':         ('penalties', Penalties, lambda n: [VarianceRegularizer(W, classwise=False)]),
+    'CovarianceRegularizer (cw-CR)':    ('penalties', Penalties, lambda n: [CovarianceRegularizer(W)]),
+    'CovarianceRegularizer (CR)':       ('penalties', Penalties, lambda n: [CovarianceRegularizer(W, classwise=False)]),
+    'ActivationL1':                     ('penalties', Penalties, lambda n: [ActivationL1(W)]),
+    'CenterLoss':                       ('penalties', Penalties, lambda n: [CenterLoss()]),
+    'ActivationL1, a layer named':      ('penalties', partial(Penalties, where='named'), lambda n: [ActivationL1(W, layer=n.named)] if n.named else None),
+    'VarianceRegularizer (VR), behind BatchNorm or Dropout': ('penalties', partial(Penalties, where='behind'), lambda n: [VarianceRegularizer(W, classwise=False, layer=n.behind)] if n.behind else None),
+    'WeightL1':                         ('penalties', Penalties, lambda n: [WeightL1(.01)]),
+    'ITRA':                             ('pairs', Aligned, lambda n: [ITRA(W, warmup=0.)]),
+    "ITRA(source='split')":             ('pairs', Aligned, lambda n: [ITRA(W, source='split', warmup=0.)]),
+    "ITRA(source='queue')":             ('pairs', Aligned, lambda n: [ITRA(W, source='queue', warmup=0.)]),
+    'PhantomEmbedding':                 ('pairs', Phantoms, lambda n: [PhantomEmbedding(alpha=2.)]),
+    "PhantomEmbedding(source='batch')": ('pairs', Phantoms, lambda n: [PhantomEmbedding(alpha=2., source='batch')]),
+    'PhantomEmbedding, a branch named': ('pairs', partial(Phantoms, where='bad', refused=True), lambda n: [PhantomEmbedding(alpha=2., layer=n.bad)] if n.bad else None),
+    'DisturbLabel':                     ('pairs', Disturbed, lambda n: [DisturbLabel(.9)]),
+    'LatentMonitor':                    ('pairs', Monitored, lambda n: [LatentMonitor(2)]),
+}
+TOGETHER = [k for k,(_,c,_) in CALLBACKS.items() if c is Penalties]
+
+def ours(e):
+    "Was `e` raised by a callback of the library, and does it say so?"
+    return isinstance(e, (ValueError,TypeError,IndexError)) and re.match(r'^(ManifoldMixup|SemiSupervisedMixup|VarMixup|VarianceRegularizer|CovarianceRegularizer|ActivationL1|CenterLoss|WeightL1|ITRA|PhantomEmbedding|DisturbLabel|LatentMonitor|GANMixup): ', short(e))
+
+def short(e): return re.sub(r'\s+', ' ', re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s*', '', str(e)))
+
+def cell(net, cb, make=None):
+    "('works', note), ('note', note), ('refuses', why) or ('WRONG', what)"
+    _,check,make_ = CALLBACKS[cb]
+    make = make or make_
+    if make(net) is None: return ('–','')
+    w = check(net)
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter('always')
+            w.fit(make)
+    except Wrong as e: return ('WRONG','accepts it; ' * w.refused + short(e))
+    except Exception as e:
+        if not ours(e): return ('WRONG',f"an error that is not the library's own: {type(e).__name__}: {short(e)[:200]}")
+        l = w.learn
+        changed = [k for k,v in l.model.state_dict().items() if not torch.equal(v, w.start[k]) and 'running' not in k and 'num_batches' not in k]
+        if changed: return ('WRONG',f'refuses after {w.checked} steps: {short(e)}')
+        left = [h for m in l.model.modules() for d in (m._forward_hooks,m._forward_pre_hooks) for h in d.values() if 'latentreg' in getattr(h, '__module__', '') or 'latentreg' in getattr(getattr(h, 'func', h), '__module__', '')]
+        if left: return ('WRONG',f'refuses, and leaves a hook: {short(e)}')
+        return ('refuses',short(e))
+    if w.refused: return ('WRONG','accepts a place that some of the signal goes round, or is passed several times')
+    mine = {short(m.message) for m in said if ours(ValueError(str(m.message)))}
+    if w.where == 'behind' and not mine: return ('WRONG','nothing warns of a place behind BatchNorm or Dropout')
+    if w.alive is False and not mine: return ('WRONG','the gradient of the term reaches no trained weight, and nothing tells')
+    return ('note' if mine else 'works', '; '.join([*w.said, *sorted(mine)]))
+
+def row(net, cbs=None):
+    "The cells of a model"
+    res,cbs = {},list(cbs or CALLBACKS)
+    both = [k for k in TOGETHER if k in cbs]
+    if len(both) > 2:                                        # all penalties in one fit; where that is not right, one by one
+        try: c = cell(net, both[0], lambda n: [cb for k in both for cb in CALLBACKS[k][2](n)])
+        except Exception: c = ('WRONG','')
+        if c[0] == 'works': res.update({k: c if k != 'WeightL1' else ('works','') for k in both})
+    for k in cbs:
+        if k not in res: res[k] = cell(net, k)
+    return {k: res[k] for k in cbs}
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument('--only', default=''); p.add_argument('--cb', default=''); p.add_argument('--write', action='store_true'); p.add_argument('-v', action='store_true')
+    p.add_argument('--trace', action='store_true')
+    a = p.parse_args()
+    torch.set_num_threads(1)
+    nets = [n for n in NETS.values() if re.search(a.only, n.name)]
+    cbs = [k for k in CALLBACKS if re.search(a.cb, k)]
+    record,start = {},time.time()
+    for n in nets:
+        t = time.time()
+        record[n.name] = r = row(n, cbs)
+        print(f'{n.name:45s} {time.time()-t:5.1f} s  ', dict(Counter(s for s,_ in r.values())), flush=True)
+        for k,(s,why) in r.items():
+            if a.v or s == 'WRONG': print(f'      {k}: {s}: {why[:400]}', flush=True)
+    print(f'{time.time()-start:.0f} s', dict(Counter(s for r in record.values() for s,_ in r.values())))
+    return record
+
+if __name__ == '__main__': main()
