@@ -106,7 +106,7 @@ class Last(Callback):
 
 class Watcher:
     "Base of the checks of a kind of callback: `check` is called after each backward pass"
-    n,events,quiet,alive = 2*BS,False,False,None
+    n,events,quiet,alive,only_input = 2*BS,False,False,None,False
     def __init__(self, net, where='place', refused=False): self.net,self.where,self.refused,self.checked,self.sites,self.said = net,where,refused,0,set(),[]
     def callbacks(self, make): return make(self.net)
     def fit(self, make, epochs=1):
@@ -125,7 +125,7 @@ class Watcher:
         with learn.no_bar(), learn.no_logging(): learn.fit(epochs, 1e-3, cbs=[*self.cbs, *watchers])
         self.finish()
         need(self.checked, 'no step was checked')
-    def place(self): return getattr(self.net, self.where)
+    def place(self): return getattr(self.net, self.where) or (self.net.place if self.where == 'head' else None)
     @contextmanager
     def same_draws(self):
         "Dropout as in the model's own pass"
@@ -223,13 +223,17 @@ class Mixing(Watcher):
         self.sites.add(str(getattr(self.cb, 'site', '')))
     def check_rows(self, out, rows, lam, shift):
         clean = self.out(out)[rows].detach()
+        mate = clean.roll(shift, 0)
+        if self.net.masked and self.step % 2:                # masks stay those of the row
+            if self.more: return
+            with at(self.twin, str(self.cb.site), partial(like, lambda t: t.roll(shift, 0) if t.is_floating_point() else t)): mate = self.out(self.clean(self.x))
         if rows.start: pred = self.out(self.outputs)
         else: pred = self.out(self.pred)
         spread = (clean - clean.roll(1, 0)).abs().max()
         need(spread > 1e-5, f'the zoo: predictions do not differ ({float(spread):.1g})')
         where = str(getattr(self.cb, 'site', 'the input'))
         if self.step % 2:
-            err = (pred - clean.roll(shift, 0)).abs().max()/spread
+            err = (pred - mate).abs().max()/spread
             need(err < .01, f'at {where}: with λ = 0 the prediction is not the partner\'s, by {float(err):.2g} of what rows differ: some of the signal goes round, or is mixed twice')
         else:
             need((pred - clean).abs().max() > 1e-4*spread or self.tiny(lam), f'at {where}: nothing was mixed')
@@ -264,7 +268,9 @@ class Mixing(Watcher):
         need(near(self.loss, want, 2e-3), f'the loss is {float(self.loss):.4g}, and that of the mixed targets {float(want):.4g}')
         need(near(self.total, want, 2e-3) or isinstance(self, Semi), f'what is differentiated is {float(self.total):.4g}, and the loss of the mixed targets {float(want):.4g}')
     def finish(self):
-        if hasattr(self.cb, 'draw_site'): self.said.append('mixes ' + ', '.join(sorted(self.sites)))
+        if not hasattr(self.cb, 'draw_site'): return
+        self.said.append('mixes ' + ', '.join(sorted(self.sites)))
+        self.only_input = self.sites == {'input'} and getattr(self.cb, 'eligible', None) in (None,'all') and self.net.named
 
 class Semi(Mixing):
     def check(self, l):
@@ -453,6 +459,7 @@ CALLBACKS = {
     'ManifoldMixup(per_item=True)':     ('mixing', Mixing, lambda n: ManifoldMixup(per_item=True)),
     'ManifoldMixup, a layer named':     ('mixing', Mixing, lambda n: ManifoldMixup(layers=n.named, input_mixup=False) if n.named else None),
     'ManifoldMixup, a branch named':    ('mixing', partial(Mixing, refused=True), lambda n: ManifoldMixup(layers=n.bad, input_mixup=False) if n.bad else None),
+    'ManifoldMixup, a layer passed several times': ('mixing', Mixing, lambda n: ManifoldMixup(layers=n.twice, input_mixup=False) if n.twice else None),
     'SemiSupervisedMixup':              ('mixing', Semi, lambda n: SemiSupervisedMixup(unlabeled(n), weight=3., rampup=0., alpha_labeled=1.)),
     'VarMixup':                         ('mixing', InputMixing, lambda n: VarMixup(vae_of(n))),
     'VarianceRegularizer (cw-VR)':      ('penalties', Penalties, lambda n: [VarianceRegularizer(W)]),
@@ -467,17 +474,19 @@ CALLBACKS = {
     'ITRA':                             ('pairs', Aligned, lambda n: [ITRA(W, warmup=0.)]),
     "ITRA(source='split')":             ('pairs', Aligned, lambda n: [ITRA(W, source='split', warmup=0.)]),
     "ITRA(source='queue')":             ('pairs', Aligned, lambda n: [ITRA(W, source='queue', warmup=0.)]),
-    'PhantomEmbedding':                 ('pairs', Phantoms, lambda n: [PhantomEmbedding(alpha=2.)]),
-    "PhantomEmbedding(source='batch')": ('pairs', Phantoms, lambda n: [PhantomEmbedding(alpha=2., source='batch')]),
+    'PhantomEmbedding':                 ('pairs', partial(Phantoms, where='head'), lambda n: [PhantomEmbedding(alpha=2.)]),
+    "PhantomEmbedding(source='batch')": ('pairs', partial(Phantoms, where='head'), lambda n: [PhantomEmbedding(alpha=2., source='batch')]),
     'PhantomEmbedding, a branch named': ('pairs', partial(Phantoms, where='bad', refused=True), lambda n: [PhantomEmbedding(alpha=2., layer=n.bad)] if n.bad else None),
     'DisturbLabel':                     ('pairs', Disturbed, lambda n: [DisturbLabel(.9)]),
     'LatentMonitor':                    ('pairs', Monitored, lambda n: [LatentMonitor(2)]),
 }
 TOGETHER = [k for k,(_,c,_) in CALLBACKS.items() if c is Penalties]
 
+NAMES = 'ManifoldMixup SemiSupervisedMixup VarMixup VarianceRegularizer CovarianceRegularizer ActivationL1 CenterLoss WeightL1 ITRA PhantomEmbedding DisturbLabel LatentMonitor GANMixup'.split()
+SAYS = re.compile(r'^(' + '|'.join([*NAMES, *map(camel2snake, NAMES)]) + r')(_\d+)?: ')
 def ours(e):
     "Was `e` raised by a callback of the library, and does it say so?"
-    return isinstance(e, (ValueError,TypeError,IndexError)) and re.match(r'^(ManifoldMixup|SemiSupervisedMixup|VarMixup|VarianceRegularizer|CovarianceRegularizer|ActivationL1|CenterLoss|WeightL1|ITRA|PhantomEmbedding|DisturbLabel|LatentMonitor|GANMixup): ', short(e))
+    return isinstance(e, (ValueError,TypeError,IndexError)) and bool(SAYS.match(short(e)))
 
 def short(e): return re.sub(r'\s+', ' ', re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s*', '', str(e)))
 
@@ -501,7 +510,8 @@ def cell(net, cb, make=None):
         if left: return ('WRONG',f'refuses, and leaves a hook: {short(e)}')
         return ('refuses',short(e))
     if w.refused: return ('WRONG','accepts a place that some of the signal goes round, or is passed several times')
-    mine = {short(m.message) for m in said if ours(ValueError(str(m.message)))}
+    mine = {short(m.message) for m in said if SAYS.match(short(m.message))}
+    if w.only_input and not mine: return ('WRONG','only the input is mixed, and nothing tells')
     if w.where == 'behind' and not mine: return ('WRONG','nothing warns of a place behind BatchNorm or Dropout')
     if w.alive is False and not mine: return ('WRONG','the gradient of the term reaches no trained weight, and nothing tells')
     return ('note' if mine else 'works', '; '.join([*w.said, *sorted(mine)]))
@@ -521,7 +531,7 @@ def row(net, cbs=None):
 def main():
     p = argparse.ArgumentParser()
     p.add_argument('--only', default=''); p.add_argument('--cb', default=''); p.add_argument('--write', action='store_true'); p.add_argument('-v', action='store_true')
-    p.add_argument('--trace', action='store_true')
+    p.add_argument('--json')
     a = p.parse_args()
     torch.set_num_threads(1)
     nets = [n for n in NETS.values() if re.search(a.only, n.name)]
@@ -534,6 +544,7 @@ def main():
         for k,(s,why) in r.items():
             if a.v or s == 'WRONG': print(f'      {k}: {s}: {why[:400]}', flush=True)
     print(f'{time.time()-start:.0f} s', dict(Counter(s for r in record.values() for s,_ in r.values())))
+    if a.json: Path(a.json).write_text(json.dumps(record, indent=1, ensure_ascii=False))
     return record
 
 if __name__ == '__main__': main()

@@ -51,6 +51,9 @@ class Net:
     needs:str=None                # a package
     learner:Callable=None         # what is done to the learner before the fit
     behind:str=None               # a layer behind BatchNorm or Dropout
+    head:str=None                 # where phantoms stand by default: the input of the layer that makes the prediction; by default `place`
+    twice:str=None                # a layer that is passed several times
+    masked:bool=False             # do the rows have masks of their own?
 
 NETS = {}
 def net(name, group, make=None, place=None, named=None, bad=None, **kwargs):
@@ -96,10 +99,10 @@ BB = tv.resnet.BasicBlock
 def tv_resnet(**kwargs): return tv.resnet.ResNet(BB, [1,1,1,1], num_classes=K, **kwargs)
 net('ResNet', 'torchvision', tv_resnet, 'fc:input', 'layer2', 'layer1.0.conv1')
 net('DenseNet', 'torchvision', lambda: tv.densenet.DenseNet(8, (2,2,2), 16, num_classes=K), 'classifier:input', 'features.transition1', 'features.denseblock1.denselayer1')
-net('MobileNet v3', 'torchvision', lambda: tv.mobilenet_v3_small(num_classes=K), 'classifier.1', 'features.3', 'features.5.block.0')
+net('MobileNet v3', 'torchvision', lambda: tv.mobilenet_v3_small(num_classes=K), 'classifier.1', 'features.3', 'features.5.block.0', head='classifier.3:input')
 net('VGG with BatchNorm', 'torchvision', lambda: nn.Sequential(tv.vgg.make_layers([8,'M',16,'M'], True), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(256, 16), nn.ReLU(True),
-    nn.Dropout(), nn.Linear(16, 16), nn.ReLU(True), nn.Dropout(), nn.Linear(16, K)), '7', '0.3')
-net('GoogLeNet, auxiliary heads', 'torchvision', lambda: tv.GoogLeNet(K, aux_logits=True, init_weights=False), 'fc:input', 'maxpool2', 'inception3a.branch1', data=partial(images, size=64),
+    nn.Dropout(), nn.Linear(16, 16), nn.ReLU(True), nn.Dropout(), nn.Linear(16, K)), '7', '0.3', head='9:input')
+net('GoogLeNet, auxiliary heads', 'torchvision', lambda: tv.GoogLeNet(K, aux_logits=True, init_weights=False), 'avgpool', 'maxpool2', 'inception3a.branch1', data=partial(images, size=64), head='fc:input',
     loss=lambda o,y: F.cross_entropy(o[0], y) + .3*F.cross_entropy(o[1], y) + .3*F.cross_entropy(o[2], y) if isinstance(o, tuple) else F.cross_entropy(o, y),
     each=lambda o,y: F.cross_entropy(o[0], y, reduction='none') + .3*F.cross_entropy(o[1], y, reduction='none') + .3*F.cross_entropy(o[2], y, reduction='none'), out=lambda o: torch.cat(tuple(o), 1) if isinstance(o, tuple) else o, slow=True)
 net('ViT', 'torchvision', lambda: tv.VisionTransformer(32, 8, 4, 2, 16, 32, num_classes=K), 'heads.head:input', 'encoder.layers.encoder_layer_1', 'encoder.layers.encoder_layer_1.mlp')
@@ -126,7 +129,7 @@ def smp(cls, **kwargs):
 net('smp Unet', 'segmentation', lambda: smp('Unet', encoder_depth=3, decoder_channels=(16,8,8)), 'segmentation_head.0:input', 'encoder.conv1', 'encoder.layer1', needs='segmentation_models_pytorch', **pixels)
 net('smp FPN', 'segmentation', lambda: smp('FPN', encoder_depth=4, upsampling=2, decoder_pyramid_channels=16, decoder_segmentation_channels=32), 'decoder.merge', 'encoder.layer1', 'encoder.layer2', needs='segmentation_models_pytorch', slow=True, **pixels)
 net('smp DeepLab v3+', 'segmentation', lambda: smp('DeepLabV3Plus', encoder_depth=4, decoder_channels=16), 'segmentation_head.0:input', 'encoder.layer1', 'encoder.layer3', needs='segmentation_models_pytorch', slow=True, **pixels)
-net('fastai U-Net', 'segmentation', lambda: DynamicUnet(nn.Sequential(ConvLayer(3,8,stride=2), nn.Sequential(ResBlock(1,8,16,stride=2)), nn.Sequential(ResBlock(1,16,16))), K, (32,32)), 'layers.7:input', 'layers.8', 'layers.4', **pixels)
+net('fastai U-Net', 'segmentation', lambda: DynamicUnet(nn.Sequential(ConvLayer(3,8,stride=2), nn.Sequential(ResBlock(1,8,16,stride=2)), nn.Sequential(ResBlock(1,16,16))), K, (32,32)), 'layers.8', 'layers.8', 'layers.4', **pixels)
 
 # timm
 
@@ -146,8 +149,8 @@ net('mobilevit_xxs', 'timm', lambda: timm_net('mobilevit_xxs'), 'head.fc:input',
 
 # fastai's own
 
-net('vision_learner', 'fastai', lambda: nn.Sequential(create_body(tv_resnet(), cut=-2), create_head(512, K)), '1.5', '0.5', '0.5.0.conv1', behind='1.8:input')
-net('vision_learner, frozen body', 'fastai', lambda: nn.Sequential(create_body(tv_resnet(), cut=-2), create_head(512, K)), '1.5', '0.5', '0.5.0.conv1',
+net('vision_learner', 'fastai', lambda: nn.Sequential(create_body(tv_resnet(), cut=-2), create_head(512, K)), '1.5', '0.5', '0.5.0.conv1', head='1.8:input', behind='1.8:input')
+net('vision_learner, frozen body', 'fastai', lambda: nn.Sequential(create_body(tv_resnet(), cut=-2), create_head(512, K)), '1.5', '0.5', '0.5.0.conv1', head='1.8:input',
     learner=lambda learn: [p.requires_grad_(False) for p in learn.model[0].parameters()], note='the body is frozen')
 net('xresnet', 'fastai', lambda: XResNet(ResBlock, 1, [1,1,1,1], n_out=K), '11:input', '4', '4.0.convpath.0')
 net('simple_cnn', 'fastai', lambda: nn.Sequential(ConvLayer(3,8,stride=2), ConvLayer(8,8,stride=2), ConvLayer(8,K,stride=2,act_cls=None,norm_type=None), nn.AdaptiveAvgPool2d(1), nn.Flatten()), '1', '0', note='a convolutional head')
@@ -162,11 +165,11 @@ def table_dls(**kwargs):
     def _dls(n, bs=BS): return table(n, **kwargs).dataloaders(bs=bs, num_workers=0, device='cpu')
     return _dls
 def tabular(cats, conts): return TabularModel([(4,3),(3,2)] if cats else [], 2*conts, K, [12,8], ps=.1)
-net('tabular_learner', 'fastai', lambda: tabular(True, True), 'layers.1.2:input', 'layers.0', 'layers.0.1', dls=table_dls(), behind='layers.2.0:input')
-net('tabular_learner, only continuous', 'fastai', lambda: tabular(False, True), 'layers.1.2:input', 'layers.0', 'layers.0.1', dls=table_dls(cats=False))
-net('tabular_learner, only categories', 'fastai', lambda: tabular(True, False), 'layers.1.2:input', 'layers.0', 'layers.0.1', dls=table_dls(conts=False))
+net('tabular_learner', 'fastai', lambda: tabular(True, True), 'layers.1.2:input', 'layers.0', twice='layers.0.1', head='layers.2.0:input', dls=table_dls(), behind='layers.2.0:input')
+net('tabular_learner, only continuous', 'fastai', lambda: tabular(False, True), 'layers.1.2:input', 'layers.0', twice='layers.0.1', head='layers.2.0:input', dls=table_dls(cats=False))
+net('tabular_learner, only categories', 'fastai', lambda: tabular(True, False), 'layers.1.2:input', 'layers.0', twice='layers.0.1', head='layers.2.0:input', dls=table_dls(conts=False))
 lstm_config = {**awd_lstm_clas_config, 'emb_sz': 10, 'n_hid': 12, 'n_layers': 2}
-net('AWD_LSTM classifier', 'text', lambda: get_text_classifier(AWD_LSTM, 40, K, seq_len=72, config=lstm_config, drop_mult=.1), '1.layers.0.3', None, None, data=tokens, cbs=rnn_cbs, pred=lambda o: o[0] if isinstance(o, tuple) else o)
+net('AWD_LSTM classifier', 'text', lambda: get_text_classifier(AWD_LSTM, 40, K, seq_len=72, config=lstm_config, drop_mult=.1), '1.layers.0.3', None, None, data=tokens, head='1.layers.1.2:input', cbs=rnn_cbs, pred=lambda o: o[0] if isinstance(o, tuple) else o)
 
 # Hugging Face
 
@@ -199,25 +202,25 @@ def text_dict(n, pad=False, labels=False):
 def text_pair(n): (d,),y = text_dict(n); return tuple(d.values()),y
 bert = dict(hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32, max_position_embeddings=40)
 hf_kw = dict(needs='transformers', dls=rows_loaders(text_dict))
-net('BERT, a dict', 'Hugging Face', lambda: FromDict(hf('BertForSequenceClassification', 'BertConfig', **bert)), 'm.bert.pooler', 'm.bert.encoder.layer.1', 'm.bert.encoder.layer.1.attention.self', **hf_kw)
-net('BERT, texts of different lengths', 'Hugging Face', lambda: FromDict(hf('BertForSequenceClassification', 'BertConfig', **bert)), 'm.bert.pooler', 'm.bert.encoder.layer.1', 'm.bert.encoder.layer.1.attention.self',
-    needs='transformers', dls=rows_loaders(partial(text_dict, pad=True)))
-net('BERT, ids and mask', 'Hugging Face', lambda: FromTuple(hf('BertForSequenceClassification', 'BertConfig', **bert)), 'm.bert.pooler', 'm.bert.encoder.layer.1', 'm.bert.encoder.layer.1.attention.self',
+net('BERT, a dict', 'Hugging Face', lambda: FromDict(hf('BertForSequenceClassification', 'BertConfig', **bert)), 'm.bert.pooler', 'm.bert.encoder.layer.1', 'm.bert.encoder.layer.1.attention.self', head='m.classifier:input', **hf_kw)
+net('BERT, texts of different lengths', 'Hugging Face', lambda: FromDict(hf('BertForSequenceClassification', 'BertConfig', **bert)), 'm.bert.pooler', 'm.bert.encoder.layer.1', 'm.bert.encoder.layer.1.attention.self', head='m.classifier:input',
+    needs='transformers', dls=rows_loaders(partial(text_dict, pad=True)), masked=True, note='the mask of a row stays its own')
+net('BERT, ids and mask', 'Hugging Face', lambda: FromTuple(hf('BertForSequenceClassification', 'BertConfig', **bert)), 'm.bert.pooler', 'm.bert.encoder.layer.1', 'm.bert.encoder.layer.1.attention.self', head='m.classifier:input',
     needs='transformers', dls=rows_loaders(text_pair))
-net('BERT, a ModelOutput', 'Hugging Face', lambda: ToOutput(hf('BertForSequenceClassification', 'BertConfig', **bert)), 'm.bert.pooler', 'm.bert.encoder.layer.1', 'm.bert.encoder.layer.1.attention.self',
+net('BERT, a ModelOutput', 'Hugging Face', lambda: ToOutput(hf('BertForSequenceClassification', 'BertConfig', **bert)), 'm.bert.pooler', 'm.bert.encoder.layer.1', 'm.bert.encoder.layer.1.attention.self', head='m.classifier:input',
     loss=lambda o,y: F.cross_entropy(o.logits, y), each=lambda o,y: F.cross_entropy(o.logits, y, reduction='none'), out=lambda o: o.logits, **hf_kw)
-net("BERT, the model's own loss", 'Hugging Face', lambda: ToOutput(hf('BertForSequenceClassification', 'BertConfig', **bert)), 'm.bert.pooler', 'm.bert.encoder.layer.1', 'm.bert.encoder.layer.1.attention.self',
+net("BERT, the model's own loss", 'Hugging Face', lambda: ToOutput(hf('BertForSequenceClassification', 'BertConfig', **bert)), 'm.bert.pooler', 'm.bert.encoder.layer.1', 'm.bert.encoder.layer.1.attention.self', head='m.classifier:input',
     needs='transformers', dls=rows_loaders(partial(text_dict, labels=True)), loss=lambda o,y: o.loss, each=lambda o,y: F.cross_entropy(o.logits, y, reduction='none'), out=lambda o: o.logits)
-net('DistilBERT', 'Hugging Face', lambda: FromDict(hf('DistilBertForSequenceClassification', 'DistilBertConfig', dim=16, n_layers=4, n_heads=2, hidden_dim=32, max_position_embeddings=40)), 'm.dropout:input', 'm.distilbert.transformer.layer.1', 'm.distilbert.transformer.layer.1.ffn', **hf_kw)
-net('RoBERTa', 'Hugging Face', lambda: FromDict(hf('RobertaForSequenceClassification', 'RobertaConfig', **bert)), 'm.classifier.dropout:input#2', 'm.roberta.encoder.layer.1', 'm.roberta.encoder.layer.1.attention', **hf_kw)
+net('DistilBERT', 'Hugging Face', lambda: FromDict(hf('DistilBertForSequenceClassification', 'DistilBertConfig', dim=16, n_layers=4, n_heads=2, hidden_dim=32, max_position_embeddings=40)), 'm.dropout:input', 'm.distilbert.transformer.layer.1', 'm.distilbert.transformer.layer.1.ffn', head='m.classifier:input', **hf_kw)
+net('RoBERTa', 'Hugging Face', lambda: FromDict(hf('RobertaForSequenceClassification', 'RobertaConfig', **bert)), 'm.classifier.dropout:input#2', 'm.roberta.encoder.layer.1', 'm.roberta.encoder.layer.1.attention.self', head='m.classifier.out_proj:input', **hf_kw)
 net('GPT-2', 'Hugging Face', lambda: FromDict(hf('GPT2ForSequenceClassification', 'GPT2Config', n_embd=16, n_layer=4, n_head=2, n_positions=40)), 'm.score:input', 'm.transformer.h.1', 'm.transformer.h.1.mlp', **hf_kw)
-net('ALBERT', 'Hugging Face', lambda: FromDict(hf('AlbertForSequenceClassification', 'AlbertConfig', embedding_size=8, **bert)), 'm.albert.pooler_activation', None, 'm.albert.encoder.albert_layer_groups.0', note='one block, passed four times', **hf_kw)
+net('ALBERT', 'Hugging Face', lambda: FromDict(hf('AlbertForSequenceClassification', 'AlbertConfig', embedding_size=8, **bert)), 'm.albert.pooler_activation', None, 'm.albert.encoder.albert_layer_groups.0.albert_layers.0.attention.query', head='m.classifier:input', twice='m.albert.encoder.albert_layer_groups.0', note='one block, passed four times', **hf_kw)
 class T5Mean(nn.Module):
     def __init__(self):
         super().__init__()
         self.m,self.head = hf('T5EncoderModel', 'T5Config', d_model=16, d_kv=8, d_ff=32, dropout_rate=.1, num_layers=4, num_heads=2),nn.Linear(16, K)
     def forward(self, b): return self.head(self.m(**b).last_hidden_state.mean(1))
-net('T5 encoder', 'Hugging Face', T5Mean, 'head:input', 'm.encoder.block.1', 'm.encoder.block.1.layer.0', **hf_kw)
+net('T5 encoder', 'Hugging Face', T5Mean, 'head:input', 'm.encoder.block.1', 'm.encoder.block.1.layer.0.SelfAttention', **hf_kw)
 class Pixels(nn.Module):
     def __init__(self, m): super().__init__(); self.m = m
     def forward(self, x): return self.m(pixel_values=x).logits
@@ -233,7 +236,7 @@ net('ViT, Hugging Face', 'Hugging Face', hf_vit, 'm.classifier:input', 'm.vit.la
 class Siamese(nn.Module):
     def __init__(self): super().__init__(); self.encoder,self.head = nn.Sequential(ConvLayer(3,8,stride=4), nn.AdaptiveAvgPool2d(2), nn.Flatten()),nn.Sequential(nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, K))
     def forward(self, a, b): return self.head(torch.cat([self.encoder(a), self.encoder(b)], 1))
-net('siamese', 'own networks', Siamese, 'head.1', 'head.0', 'encoder', data=two_images)
+net('siamese', 'own networks', Siamese, 'head.1', 'head.0', twice='encoder', data=two_images)
 net('1-D convolution', 'own networks', lambda: nn.Sequential(nn.Conv1d(4,8,3), nn.BatchNorm1d(8), nn.ReLU(), nn.Conv1d(8,8,3,stride=2), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, K)), '6', '2', data=series)
 class Recurrent(nn.Module):
     def __init__(self, cls=nn.GRU, last=True, bidirectional=False):
@@ -263,14 +266,14 @@ net('nn.MultiheadAttention', 'own networks', Attention, 'head:input', 'emb', dat
 class OneReLU(nn.Module):
     def __init__(self): super().__init__(); self.a,self.b,self.c,self.act = nn.Linear(10,8),nn.Linear(8,8),nn.Linear(8,K),nn.ReLU()
     def forward(self, x): return self.c(self.act(self.b(self.act(self.a(x)))))
-net('one nn.ReLU twice', 'own networks', OneReLU, 'c:input', 'a', 'act', data=vectors)
+net('one nn.ReLU twice', 'own networks', OneReLU, 'c:input', 'a', twice='act', data=vectors)
 class Tied(nn.Module):
     def __init__(self): super().__init__(); self.first,self.block,self.head = nn.Linear(10,8),nn.Sequential(nn.Linear(8,8), nn.ReLU()),nn.Linear(8,K)
     def forward(self, x):
         x = self.first(x)
         for _ in range(3): x = self.block(x)
         return self.head(x)
-net('one block three times', 'own networks', Tied, 'head:input', 'first', 'block', data=vectors)
+net('one block three times', 'own networks', Tied, 'head:input', 'first', twice='block', data=vectors)
 class HeadFirst(nn.Module):
     def __init__(self): super().__init__(); self.head,self.body = nn.Linear(8,K),nn.Sequential(nn.Linear(10,8), nn.ReLU(), nn.Linear(8,8), nn.ReLU())
     def forward(self, x): return self.head(self.body(x))
@@ -319,7 +322,7 @@ class Functional(nn.Module):
 net('F.relu', 'own networks', Functional, 'head:input', 'a', data=small)
 net('Linear, ReLU in place', 'own networks', lambda: nn.Sequential(nn.Linear(10,8), nn.ReLU(True), nn.Linear(8,8), nn.ReLU(True), nn.Linear(8,K)), '3', '0', data=vectors)
 net('MLP', 'own networks', lambda: nn.Sequential(nn.Linear(10,8), nn.ReLU(), nn.Linear(8,8), nn.ReLU(), nn.Linear(8,K)), '3', '1', data=vectors)
-net('MLP with BatchNorm and dropout', 'own networks', lambda: nn.Sequential(nn.Linear(10,8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(.5), nn.Linear(8,8), nn.ReLU(), nn.BatchNorm1d(8), nn.Dropout(.5), nn.Linear(8,K)), '5', '2', data=vectors, behind='8:input')
+net('MLP with BatchNorm and dropout', 'own networks', lambda: nn.Sequential(nn.Linear(10,8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(.5), nn.Linear(8,8), nn.ReLU(), nn.BatchNorm1d(8), nn.Dropout(.5), nn.Linear(8,K)), '5', '2', data=vectors, behind='8:input', head='8:input')
 class Ensemble(nn.Module):
     def __init__(self): super().__init__(); self.one,self.two = [nn.Sequential(nn.Linear(10,8), nn.ReLU(), nn.Linear(8,K)) for _ in range(2)]
     def forward(self, x): return (self.one(x)+self.two(x))/2
@@ -351,7 +354,7 @@ class CheckpointedHead(nn.Module):
         return checkpoint(self.b, x, use_reentrant=self.reentrant) if self.reentrant is not None and self.training else self.b(x)
 net('checkpoint around the head', 'own networks', partial(CheckpointedHead, False), 'b.1', 'a', data=vectors, twin=partial(CheckpointedHead, None))
 net('checkpoint around the head, reentrant', 'own networks', partial(CheckpointedHead, True), 'b.1', 'a', data=vectors, twin=partial(CheckpointedHead, None))
-def cnn(): return nn.Sequential(ConvLayer(1,4,stride=2), ConvLayer(4,8,stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8,8), nn.ReLU(), nn.Linear(8,K))
+def cnn(norm=NormType.Batch): return nn.Sequential(ConvLayer(1,4,stride=2,norm_type=norm), ConvLayer(4,8,stride=2,norm_type=norm), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8,8), nn.ReLU(), nn.Linear(8,K))
 net('CNN', 'own networks', cnn, '5', '1', data=small)
 def compiled(m, how):
     if how == 'function': return torch.compile(m, backend='eager')
@@ -361,12 +364,12 @@ def compiled(m, how):
     return m
 for how,name in dict(function='torch.compile(model)', method='model.compile()', part='a part compiled', **{'wrapped part': 'a part of torch.compile'}).items():
     net(name, 'compiled and wrapped', partial(lambda how: compiled(cnn(), how), how), '5', '1', data=small, twin=cnn, opaque=True)
-net('torch.jit.trace', 'compiled and wrapped', lambda: torch.jit.trace(cnn(), torch.randn(BS,1,8,8), check_trace=False), '5', '1', data=small, twin=cnn, opaque=True)
+net('torch.jit.trace', 'compiled and wrapped', lambda: torch.jit.trace(cnn(None), torch.randn(BS,1,8,8), check_trace=False), '5', '1', data=small, twin=partial(cnn, None), opaque=True)
 class PartTraced(nn.Module):
-    def __init__(self): super().__init__(); self.body,self.head = torch.jit.trace(nn.Sequential(*cnn()[:4]), torch.randn(BS,1,8,8), check_trace=False),nn.Sequential(*cnn()[4:])
+    def __init__(self): super().__init__(); self.body,self.head = torch.jit.trace(nn.Sequential(*cnn(None)[:4]), torch.randn(BS,1,8,8), check_trace=False),nn.Sequential(*cnn()[4:])
     def forward(self, x): return self.head(self.body(x))
 class PartPlain(nn.Module):
-    def __init__(self): super().__init__(); self.body,self.head = nn.Sequential(*cnn()[:4]),nn.Sequential(*cnn()[4:])
+    def __init__(self): super().__init__(); self.body,self.head = nn.Sequential(*cnn(None)[:4]),nn.Sequential(*cnn()[4:])
     def forward(self, x): return self.head(self.body(x))
 net('a body of torch.jit.trace', 'compiled and wrapped', PartTraced, 'head.1', 'head.0', data=small, twin=PartPlain, opaque=True)
 net('DataParallel', 'compiled and wrapped', lambda: nn.DataParallel(cnn()), '5', '1', data=small, twin=cnn, opaque=True)
@@ -396,4 +399,4 @@ net('two heads, two targets', 'targets', TwoHeads, 'body.3', 'body.1', 'kind', d
 for n in NETS.values():
     if n.dls is None: n.dls = flat_loaders(n.data or images)
     if n.loss is None: n.loss = CrossEntropyLossFlat()
-    if n.each is None: n.each = lambda o,y: F.cross_entropy(o, y.view(-1), reduction='none')
+    if n.each is None: n.each = lambda o,y: F.cross_entropy(o, y.view(-1).long(), reduction='none')
