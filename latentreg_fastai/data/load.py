@@ -14,29 +14,49 @@ from fastai.vision.all import *
 class TensorItems:
     "A data set that is held as tensors of equal length, the inputs first and the target last; its items are tuples"
     def __init__(self,
-        *tensors, # Tensors, (N, ...)
+        *tensors, # Tensors or arrays, (N, ...); of floating arrays the numbers become float32, as fastai's do
         vocab=None, # Names of the classes, if the last tensor holds integer labels
         n_inp:int=None, # How many of the tensors are inputs; by default all but the last
         split_idx:int=None, # 0 for training, 1 for validation, as fastai's transforms ask for it
+        guessed:bool=False, # Was `vocab` made up from integers, which may as well be counts?
     ):
+        tensors = [self.tensor(t) for t in tensors]
         lengths = [len(t) for t in tensors]
         if len(set(lengths)) > 1: raise ValueError(f'TensorItems: the tensors differ in length: {lengths}')
-        self.tensors,self.split_idx = tensors,split_idx
+        self.tensors,self.split_idx,self.guessed = tuple(tensors),split_idx,guessed
         self.vocab = vocab if vocab is None else CategoryMap(vocab, sort=False)
         self.n_inp = max(1, len(tensors)-1) if n_inp is None else n_inp
 
+    @staticmethod
+    def tensor(t):
+        "`t`, a tensor or an array of numbers, as a tensor"
+        if isinstance(t, Tensor): return t
+        try: return tensor(np.asarray(t))
+        except (TypeError,ValueError):
+            raise TypeError(f'TensorItems: tensors are needed, or arrays of numbers, not {type(t).__name__} of {np.asarray(t).dtype}') from None
+
     @property
     def c(self): return len(self.vocab) if self.vocab is not None else None
+    @property
+    def loss_func(self):
+        "The loss that fastai takes where a learner is given none; `None` where the target may be of several kinds"
+        y = self.tensors[self.n_inp] if len(self.tensors) == self.n_inp+1 else None
+        if y is None or not y.numel(): return None
+        flat = y.numel() == len(y)
+        if not y.is_floating_point(): return CrossEntropyLossFlat() if flat else CrossEntropyLossFlat(axis=1) if y.ndim > 2 else None
+        if self.vocab is not None: return BCEWithLogitsLossFlat() if y.shape[1:] == (self.c,) else None
+        return None if ((y == 0) | (y == 1)).all() else MSELossFlat()
     def __len__(self): return len(self.tensors[0])
     def __getitem__(self, i): return tuple(t[i] for t in self.tensors)
     def new(self, *tensors):
         "A data set of other tensors of the same kind"
-        return type(self)(*tensors, vocab=self.vocab, n_inp=min(self.n_inp, len(tensors)), split_idx=self.split_idx)
+        return type(self)(*tensors, vocab=self.vocab, n_inp=min(self.n_inp, len(tensors)), split_idx=self.split_idx, guessed=self.guessed)
     def new_empty(self): return self.new(*[t[:0].clone() for t in self.tensors])
     def decode(self, o, full=True):
         "Turn labels into the names of their classes"
         if self.vocab is None: return o
-        return (*o[:self.n_inp], *[Category(str(self.vocab[int(y)])) for y in o[self.n_inp:]])
+        name = lambda y: str(self.vocab[y]) if 0 <= y < self.c else ''   # a label that the loss ignores is none
+        return (*o[:self.n_inp], *[Category(name(int(y))) for y in o[self.n_inp:]])
 
 # %% ../../nbs/06_data.load.ipynb #dee514ff
 @delegates()
@@ -105,9 +125,9 @@ def tensor_dls(
     **kwargs
 )->DataLoaders:
     "`DataLoaders` over tensors; training is shuffled and leaves out its last partial batch, validation is in order and complete"
-    items = lambda t: t if isinstance(t, TensorItems) else TensorItems(*t, vocab=vocab)
-    if vocab is None and not isinstance(train, TensorItems) and not train[-1].is_floating_point():
-        vocab = list(range(int(train[-1].max())+1))
+    guessed = vocab is None and not isinstance(train, TensorItems)
+    if guessed and len(y := TensorItems.tensor(train[-1])) and not y.is_floating_point(): vocab = range(int(y.max())+1) or None
+    items = lambda t: t if isinstance(t, TensorItems) else TensorItems(*t, vocab=vocab, guessed=guessed)
     train,valid = items(train),items(valid)
     train.split_idx,valid.split_idx = 0,1
     drop = len(train) > bs
@@ -124,17 +144,21 @@ def undistributed(
 
 # %% ../../nbs/06_data.load.ipynb #f6c6bd0d
 def _targets(ds):
-    "The targets of `ds`, one for each item, without reading the items; `None` where they are not known"
+    "The targets of `ds`, one for each item, without reading the items; `None` where they are not known, unread where they are no numbers"
     if isinstance(ds, torch.utils.data.Subset):
         ys = _targets(ds.dataset)
+        if isinstance(ys, TfmdLists): return ys
         if isinstance(ys, pd.Series): ys = ys.to_numpy()   # by position, not by index
         return None if ys is None else [ys[int(i)] for i in ds.indices]
     if isinstance(ds, torch.utils.data.ConcatDataset):
         yss = [_targets(d) for d in ds.datasets]
-        return None if any(ys is None for ys in yss) else [y for ys in yss for y in ys]
+        unread = [ys for ys in yss if isinstance(ys, TfmdLists)]
+        return unread[0] if unread else None if any(ys is None for ys in yss) else [y for ys in yss for y in ys]
     if isinstance(ds, TensorItems): return ds.tensors[ds.n_inp] if len(ds.tensors) > ds.n_inp else None
     if isinstance(ds, torch.utils.data.TensorDataset): return ds.tensors[-1]
-    if isinstance(ds, Datasets): return [ds.tls[ds.n_inp][i] for i in range(len(ds))] if len(ds.tls) > ds.n_inp else None
+    if isinstance(ds, Datasets):
+        tl = ds.tls[ds.n_inp] if len(ds.tls) > ds.n_inp else None
+        return tl if tl is None or (len(tl) and np.prod(np.shape(tl[0])) != 1) else [tl[i] for i in range(len(tl))]   # masks are not read
     if isinstance(getattr(ds, 'ys', None), pd.DataFrame): return ds.ys.to_numpy() if ds.ys.shape[1] else None   # TabularPandas
     if isinstance(ds, (list,tuple,L)) and not isinstance(ds, TfmdLists) and len(ds) and isinstance(ds[0], (list,tuple)) and len(ds[0]) > 1:
         return [o[-1] for o in ds]
@@ -151,6 +175,7 @@ def labels_of(
     ys,what = (labels,'`labels`') if labels is not None else (_targets(ds),f'the targets of {type(ds).__name__}')
     def error(msg): return ValueError(f'labels_of: {msg}; pass `labels=`, one integer for each item of the training set, in its order')
     if ys is None or isinstance(ys, (str,dict)) or not hasattr(ys, '__iter__'): raise error(f'no labels were found in {type(ds).__name__}')
+    if isinstance(ys, TfmdLists): raise error(f'{what} are not one integer a sample but {type(ys[0]).__name__} of shape {np.shape(ys[0])}')
     if isinstance(ys, Tensor): ys = ys.detach().cpu().as_subclass(Tensor)
     elif not isinstance(ys, np.ndarray):
         ys = [y.item() if isinstance(y, (Tensor,np.generic)) and np.prod(y.shape) == 1 else y for y in ys]
