@@ -331,3 +331,10 @@ def test_a_batch_of_one_is_left_alone():
         learn.fit(1, 1e-3, cbs=cbs)
         losses.append(weights(learn))
     assert same(*losses)
+
+def test_mix_takes_floating_numbers():
+    for what,got in ((lambda self: self.mix(self.y), 'torch.int64'), (lambda self: self.mix({'x': self.x}), 'dict'), (lambda self: self.mix((self.x,self.x)), 'tuple')):
+        raises(['Mine', '`mix` takes', got], lambda: new_learner().fit(1, 1e-3, cbs=mixer(before_batch=lambda self: self.begin_mixing() and what(self) and None)), TypeError)
+
+@pytest.mark.parametrize('cb', [ManifoldMixup, lambda: ManifoldMixup(layers=[]), lambda: VarMixup(VAE), lambda: mixer()])
+def test_a_gan_is_not_mixed(cb): raises(['GANMixup'], lambda: gan_learner().fit(1, cbs=cb()), TypeError)

@@ -201,8 +201,8 @@ def test_the_layer_that_makes_the_prediction(net, want, shape):
 def bn_head(): return nn.Sequential(nn.Linear(8,6), nn.ReLU(), nn.BatchNorm1d(6), nn.Dropout(.5), nn.Linear(6,3))
 def test_the_default_is_before_normalisation_and_dropout():
     learn,cb,seen = learner(bn_head()),VarianceRegularizer(classwise=False),[]
-    learn.fit(1, 0., cbs=[cb, Probe(after_loss=lambda l: seen.append((cb.term.item(), variance_penalty(l.model[:2](l.xb[0])).item())), run_valid=False)])
-    assert all(a == pytest.approx(b, rel=1e-5) for a,b in seen) and str(cb.site) == '2:input'
+    learn.fit(1, 0., cbs=[cb, Probe(after_loss=lambda l: seen.append((cb.term.item(), variance_penalty(l.model[:2](l.xb[0])).item(), str(cb.site))), run_valid=False)])
+    assert all(a == pytest.approx(b, rel=1e-5) and at == '2:input' for a,b,at in seen)
 
 @pytest.mark.parametrize('layer,behind', [('2','BatchNorm1d'), ('3','Dropout'), ('4:input','Dropout'), ('3:input','BatchNorm1d'), ('1',None), ('0',None), (None,None)])
 def test_a_choice_behind_them_is_warned_of(layer, behind):

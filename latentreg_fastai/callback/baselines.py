@@ -37,7 +37,8 @@ class CenterLoss(KeepsState, ClasswiseCallback):
 
     def penalty(self, z, *yb):
         "L_C with the centres as they are; they follow once the step is taken"
-        z,known,y = flat_features(z),yb[0] >= 0,yb[0].clamp(0, self.K-1)   # labels out of range are reported at the end of the epoch
+        z,y = flat_features(z),yb[0].view(-1).long()
+        known,y = y >= 0,y.clamp(0, self.K-1)             # labels out of range are reported at the end of the epoch
         self.centers = self._fitting(z)
         away = torch.where(known[:,None], z - self.centers[y], 0)
         self.note(away, y, known)
@@ -79,7 +80,7 @@ class DisturbLabel(LayerCallback):
 
     def setup(self):
         super().setup()
-        self.K,self._ignored,self._seen,self._fits,self._looked = self.find_n_classes(),ignored_label(self.loss_func),[],False,False
+        self.K,self._seen,self._fits,self._looked = self.find_n_classes(),[],False,False
         mixers = [cb.order for cb in self.learn.cbs if isinstance(cb, MixHandler)]
         self.order = min([type(self).order, *[o - .5 for o in mixers]])   # fastai's MixUp and CutMix come early, and keep the partners' labels
         if self.p == 0: return
@@ -87,7 +88,7 @@ class DisturbLabel(LayerCallback):
         if self.K is not None: return
         try: y = labels_of(self.dls.train)
         except ValueError: raise self.error('the number of classes is not known from the data loaders: give `n_classes`') from None
-        self.K = int(y[y != self._ignored].max(initial=0)) + 1
+        self.K = int(y[y != self.no_label].max(initial=0)) + 1
 
     def before_batch(self):
         if self.p == 0 or not len(self.yb): return
@@ -95,11 +96,11 @@ class DisturbLabel(LayerCallback):
         y = self.yb[0]
         self._seen.append(y)
         if self.K > (2 if y.dtype == torch.bool else torch.iinfo(y.dtype).max + 1): y = y.long()
-        ignored = range(self.K).count(self._ignored)
+        ignored = range(self.K).count(self.no_label)
         disturbed,other = self.rng.random(len(y)) < self.p,self.rng.integers(self.K - ignored, size=len(y))
-        if ignored: other += other >= self._ignored
+        if ignored: other += other >= self.no_label
         disturbed,other = (torch.from_numpy(t).to(y.device, non_blocking=True).view(y.shape) for t in (disturbed,other))
-        with plain_tensors(): self.learn.yb = (torch.where(disturbed & (y != self._ignored), other.to(y.dtype), y),*self.yb[1:])
+        with plain_tensors(): self.learn.yb = (torch.where(disturbed & (y != self.no_label), other.to(y.dtype), y),*self.yb[1:])
 
     def after_pred(self):
         "Once a fit: does the model tell as many classes as there are?"

@@ -109,11 +109,12 @@ class LayerCallback(Callback):
     _stateattrs = ('hooks','_signal')
     _learn,_name,_fresh,_restored,_attrs,_signal = None,None,True,False,(),None
     _fault,_first_name,_states = False,None,dict(batch=(), fit=(), data=())
+    no_label = -100 # The label of samples that the loss ignores
     n_own = None # Rows of the batch's own, while this callback lets the model see more, see `MoreRows`
     batch_state = () # Names of attributes that belong to one batch: they are `None` between batches
-    fit_state = ('site',) # Names of attributes that belong to one fit, as places in the model do: they are `None` between fits
+    fit_state = ('site','_named') # Names of attributes that belong to one fit, as places in the model do: they are `None` between fits
     data_state = () # Names of attributes that hold data: a pickle, as `learn.export` writes it, has none of them
-    _of_init,_ours = (),('rng','site','n_own') # Attributes that a constructor sets, and those that belong to the base
+    _of_init,_ours = (),('rng','site','n_own','no_label') # Attributes that a constructor sets, and those that belong to the base
 
     def __new__(cls, *args, **kwargs):
         self = super().__new__(cls)
@@ -272,6 +273,7 @@ def setup(self:LayerCallback):
     if isinstance(self.model, nn.DataParallel):
         raise self.error('nn.DataParallel splits the batch where a callback cannot see it; use learn.distrib_ctx() instead')
     self.check_data()
+    self.no_label = ignored_label(self.loss_func)
 
 @patch
 def _close(self:LayerCallback):
@@ -415,7 +417,7 @@ def without_ignored(self:LayerCallback,
     "`y`, in which each sample whose label the loss ignores is a class of its own"
     with plain_tensors():
         alone = torch.arange(-len(y), 0, device=y.device) - (rank_distrib() << 40) - (other << 60)
-        return torch.where(y.view(-1) == ignored_label(self.loss_func), alone, y.view(-1).long())
+        return torch.where(y.view(-1) == self.no_label, alone, y.view(-1).long())
 
 @patch
 def check_range(self:LayerCallback,
@@ -426,7 +428,7 @@ def check_range(self:LayerCallback,
     if not seen: return
     with plain_tensors():
         y = torch.cat([y.view(-1).long() for y in seen])
-        low,high = torch.stack(torch.aminmax(torch.where(y == ignored_label(self.loss_func), 0, y))).tolist()
+        low,high = torch.stack(torch.aminmax(torch.where(y == self.no_label, 0, y))).tolist()
     if low >= 0 and high < n_classes: return
     raise self.error(f'the labels run from {low} to {high}, but there are {n_classes} classes, 0 to {n_classes-1}; give `n_classes`')
 
@@ -592,7 +594,8 @@ class KeepsState(TermCallback):
     def note(self,
         *tensors, # Of this batch, to learn from; they are kept detached
     ):
-        "Keep `tensors` until a step is taken with the gradients of this batch; `learn_from` gets them then"
+        "Keep `tensors` until a step is taken with the gradients of this batch; `learn_from` gets them then. Outside of a fit: nothing"
+        if self._learn is None: return
         if not self._noted: self.learn.loss_grad.register_hook(self._in_backward)   # called if the backward pass is not cancelled
         self._noted = [*(self._noted or ()), tuple(t.detach() for t in tensors)]
 

@@ -35,6 +35,8 @@ class MixingCallback(LayerCallback):
         check_number(self, 'alpha', self.alpha, above=True)
         self._classes = self._uneven = None
         self._looked = False
+        if hasattr(self.learn, 'gan_trainer'):
+            raise self.error('the targets of a GAN are images, which go with no mixture of its inputs: take GANMixup', TypeError)
         if isinstance(self, WeightedTerm): self._check_two_bases()
         for cb in self.learn.cbs:
             if isinstance(cb, MixHandler) or (isinstance(cb, MixingCallback) and cb is not self):
@@ -57,9 +59,12 @@ class MixingCallback(LayerCallback):
     )->Tensor: # λ·t_i + (1−λ)·t_j, row j being `shift` rows before i
         "Mix the rows of `t`, in a batch for which λ was drawn"
         if self.lam is None: raise self.error('no λ was drawn for this batch: call begin_mixing() first, and mix only if it says so')
+        if not isinstance(t, Tensor) or not t.is_floating_point():
+            raise self.error(f'`mix` takes a tensor of floating numbers, not {t.dtype if isinstance(t, Tensor) else type(t).__name__}', TypeError)
         self._mixed = True
-        lam = self.lam if not self.per_item else self.lam.to(t).view(-1, *[1]*(t.ndim-1))
-        return torch.lerp(t.roll(self.shift, 0), t, lam)
+        if not self.per_item: return torch.lerp(t.roll(self.shift, 0), t, self.lam)
+        full = t.float() if t.dtype in (torch.float16,torch.bfloat16) else t   # λ is not rounded
+        return torch.lerp(full.roll(self.shift, 0), full, self.lam.to(full).view(-1, *[1]*(t.ndim-1))).to(t.dtype)
 
 # %% ../../nbs/03_callback.mixing.ipynb #b30a14bf
 def _has_reduction(loss_func):

@@ -34,7 +34,7 @@ class MoreRows(LayerCallback):
 
     @property
     def name(self): return f'{self.owner.name}_rows'
-    def error(self, msg, kind=ValueError): return self.owner.error(msg, kind)
+    def error(self, *args): return self.owner.error(*args)   # it names the callback that the user has given
 
     def setup(self):
         super().setup()
