@@ -1,18 +1,18 @@
 """The zoo: models × callbacks, each cell checked by what was really mixed or penalised, and the page that shows them.
 
-    python tests/zoo.py                       # run all cells and print what is not right
-    python tests/zoo.py --only BERT --cb VR   # some of them
-    python tests/zoo.py --write               # all, and write tests/zoo.json and nbs/zoo.ipynb
+    python tests/zoo.py                       # tries all cells and prints what is not right
+    python tests/zoo.py --only BERT --cb VR   # some of them; -v prints all
+    python tests/zoo.py --write               # writes what came of it into the page nbs/zoo.ipynb
 
 What is right is computed here by plain torch hooks on a twin of the network, and shares no code with the library."""
-import argparse, json, re, sys, time, traceback, warnings
+import argparse, gc, json, re, time, warnings
 from collections import Counter, defaultdict
 from pathlib import Path
 from fastai.vision.all import *
 from latentreg_fastai.all import *
 from zoo_models import *
 
-RECORD,PAGE = Path(__file__).parent/'zoo.json',Path(__file__).parent.parent/'nbs'/'zoo.ipynb'
+PAGE = Path(__file__).parents[1]/'nbs/zoo.ipynb'
 
 class Wrong(Exception): "What happened is not what the callback says"
 def need(ok, msg):
@@ -72,7 +72,9 @@ def cw_vr(z, y): return sum(vr(z[y==k]) for k in range(K) if (y==k).any())/K
 def cr(z):
     z = flat(z)
     z = z - z.mean(0)
-    c,i = z.T@z/len(z),z.shape[1]
+    i = z.shape[1]
+    if i > 1000: return ((z@z.T)**2).sum().sub(((z**2).sum(0)**2).sum())/len(z)**2/(i*(i-1))   # the same, without a matrix of I × I
+    c = z.T@z/len(z)
     return (c**2).sum().sub((c.diagonal()**2).sum())/(i*(i-1)) if i > 1 else z.sum()*0
 def cw_cr(z, y): return sum(cr(z[y==k]) for k in range(K) if (y==k).any())/K
 def act_l1(z): return flat(z).abs().mean()
@@ -269,7 +271,7 @@ class Mixing(Watcher):
         need(near(self.total, want, 2e-3) or isinstance(self, Semi), f'what is differentiated is {float(self.total):.4g}, and the loss of the mixed targets {float(want):.4g}')
     def finish(self):
         if not hasattr(self.cb, 'draw_site'): return
-        self.said.append('mixes ' + ', '.join(sorted(self.sites)))
+        self.said.append(', '.join(sorted(self.sites, key=lambda s: (s != 'input', s))))
         self.only_input = self.sites == {'input'} and getattr(self.cb, 'eligible', None) in (None,'all') and self.net.named
 
 class Semi(Mixing):
@@ -308,7 +310,7 @@ class Penalties(Watcher):
         "Output of the twin and features at the right place"
         if self.place() is None: return self.twin(*xs),None
         found = []
-        with at(self.twin, self.place(), lambda o: found.append(tensors(o)[0]*1)), self.same_draws(): out = self.twin(*xs)   # a copy, before anything acts in place on it
+        with at(self.twin, self.place(), lambda o: found.append(tensors(o)[self.net.takes if self.where == 'named' else 0]*1)), self.same_draws(): out = self.twin(*xs)   # a copy, before anything acts in place on it
         return out,found[-1]
     def check(self, l):
         out,z = self.features(self.args[0])
@@ -317,6 +319,7 @@ class Penalties(Watcher):
         for cb in self.cbs:
             name,term = cb.term_name,self.term_of(cb, z, y)
             self.want[name].append(float(term.detach()))
+            if getattr(cb, 'site', None): self.sites.add(str(cb.site))
             total = total + cb.weight*term
         self.same_grads(self.loss_of(self.net.pred(out), self.y), total.float() if isinstance(total, Tensor) else torch.tensor(0.), 'the term')
     def term_of(self, cb, z, y):
@@ -340,8 +343,8 @@ class Penalties(Watcher):
             got = self.terms(cb.term_name)
             need(len(got) == len(self.want[cb.term_name]) and all(near(*p) for p in zip(got, self.want[cb.term_name])),
                  f"the column is {', '.join(f'{v:.4g}' for v in got)}, and at {self.place()} it is {', '.join(f'{v:.4g}' for v in self.want[cb.term_name])}"
-                 f" (it took {getattr(cb, 'site', 'the weights')})")
-        self.said.append('at ' + ', '.join(sorted({str(cb.site) for cb in self.cbs if getattr(cb, 'site', None)})))
+                 f" (it took {', '.join(self.sites)})")
+        self.said += [', '.join(sorted(self.sites))]*bool(self.sites)
 
 class Aligned(Penalties):
     def callbacks(self, make): self.queue = []; return super().callbacks(make)
@@ -385,7 +388,7 @@ class Phantoms(Watcher):
         loss = cb.share*self.loss_of(own, self.targets) + (1-cb.share)*self.loss_of(other, self.targets)
         need(near(self.total, loss, 2e-3), f'what is differentiated is {float(self.total):.4g}, and Eq. 3 at {self.place()} gives {float(loss):.4g} (it took {cb.site})')
         self.same_grads(loss, torch.tensor(0.), 'phantoms')
-        self.said = ['at ' + str(cb.site)]
+        self.said = [str(cb.site)]
     def partner(self, cb, y, i):
         "With `source='batch'`: the next of its class in the order that the callback drew"
         order = self.order.tolist()
@@ -424,8 +427,7 @@ class Monitored(Watcher):
     def finish(self):
         for k,name in enumerate(('pair_distance','cw_variance')):
             got,want = [v for v in self.terms(name) if v == v],[w[k] for w in self.want if w]
-            need(len(got) == len(want) and all(near(*p, 5e-3) for p in zip(got, want)), f'{name} is {got}, and should be {want} at {self.place()} (it took {self.cbs[0].site})')
-        self.said.append(f'at {self.cbs[0].site}')
+            need(len(got) == len(want) and all(near(*p, 5e-3) for p in zip(got, want)), f'{name} is {got}, and should be {want} at {self.place()}')
 
 # The callbacks
 
@@ -482,69 +484,215 @@ CALLBACKS = {
 }
 TOGETHER = [k for k,(_,c,_) in CALLBACKS.items() if c is Penalties]
 
+# GANs: λ·h(x₁) + (1−λ)·h(x₂), and with λ = 1 the critic's opinion of x₁ alone
+
+class Critics(Watcher):
+    "The term is the loss of the critic on the mixtures that `pairs` gave it"
+    def fit(self, make):
+        self.cb,self.taken,self.sites,self.now = make(self.net),[],set(),None
+        learn = self.learn = self.net.gan()
+        self.cbs,self.start,self.twin,pairs = [self.cb],{k: v.clone() for k,v in learn.model.state_dict().items()},self.net.make(),self.cb.pairs
+        def _pairs(real, fake):
+            if len(self.taken) % 2: self.cb.lam = 1.
+            self.taken.append(1)
+            self.now = (*pairs(real, fake),self.cb.lam,str(self.cb.site))
+            return self.now[:3]
+        self.cb.pairs = _pairs
+        def before(l): self.twin.load_state_dict(l.model.critic.state_dict())
+        def after(l): self.check(l)
+        learn.fit(4, 1e-3, cbs=[self.cb, Calls(-100, before_batch=before), Calls(1000, after_backward=after)])
+        need(self.checked, 'no step was checked')
+        self.said = [', '.join(sorted(self.sites, key=lambda s: (s != 'input', s)))]
+    def check(self, l):
+        if self.now is None: return
+        x1,x2,y,lam,site = self.now
+        self.now,n = None,len(x1)
+        loss = lambda p: F.binary_cross_entropy_with_logits(p.view(-1), y)
+        lerp = partial(like, lambda t: lam*t[:n] + (1-lam)*t[n:] if len(t) == 2*n else t)
+        x = torch.cat([plain(x1), plain(x2)])
+        if lam == 1: want = loss(self.twin(plain(x1)))
+        elif site == 'input': want = loss(self.twin(lerp(x)))
+        else:
+            with at(self.twin, site, lerp): want = loss(self.twin(x))
+        need(near(self.cb.term, want, 2e-3), f'at {site}, λ = {lam:.2g}: the term is {float(self.cb.term):.4g}, and should be {float(want):.4g}')
+        self.checked += 1
+        self.sites.add(site)
+
+class Calls(Callback):
+    "Calls functions at events of training"
+    run_valid = False
+    def __init__(self, order, **fs):
+        self.order = order
+        for k,f in fs.items(): object.__setattr__(self, k, partial(lambda f: f(self.learn), f))
+
+GANS = {
+    'GANMixup()':                   ('gan', Critics, lambda n: GANMixup()),
+    'GANMixup(layers=[])':          ('gan', Critics, lambda n: GANMixup(layers=[])),
+    'GANMixup, a layer named':      ('gan', Critics, lambda n: GANMixup(layers=n.named, input_mixup=False) if n.named else None),
+    'GANMixup, a branch named':     ('gan', partial(Critics, refused=True), lambda n: GANMixup(layers=n.bad, input_mixup=False) if n.bad else None),
+    'GANMixup, a layer passed several times': ('gan', Critics, lambda n: GANMixup(layers=n.twice, input_mixup=False) if n.twice else None),
+}
+ALL = CALLBACKS|GANS
+
+# The cells
+
 NAMES = 'ManifoldMixup SemiSupervisedMixup VarMixup VarianceRegularizer CovarianceRegularizer ActivationL1 CenterLoss WeightL1 ITRA PhantomEmbedding DisturbLabel LatentMonitor GANMixup'.split()
 SAYS = re.compile(r'^(' + '|'.join([*NAMES, *map(camel2snake, NAMES)]) + r')(_\d+)?: ')
+def short(e): return re.sub(r'\s+', ' ', re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s*', '', str(e)))
 def ours(e):
     "Was `e` raised by a callback of the library, and does it say so?"
     return isinstance(e, (ValueError,TypeError,IndexError)) and bool(SAYS.match(short(e)))
 
-def short(e): return re.sub(r'\s+', ' ', re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s*', '', str(e)))
-
 def cell(net, cb, make=None):
-    "('works', note), ('note', note), ('refuses', why) or ('WRONG', what)"
-    _,check,make_ = CALLBACKS[cb]
-    make = make or make_
-    if make(net) is None: return ('–','')
+    "('works', where), ('note', where, what is said), ('refuses', why), ('–',) or ('WRONG', what)"
+    _,check,make_ = ALL[cb]
+    if (make or make_)(net) is None: return ('–',)
     w = check(net)
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter('always')
-            w.fit(make)
+            w.fit(make or make_)
     except Wrong as e: return ('WRONG','accepts it; ' * w.refused + short(e))
     except Exception as e:
         if not ours(e): return ('WRONG',f"an error that is not the library's own: {type(e).__name__}: {short(e)[:200]}")
         l = w.learn
-        changed = [k for k,v in l.model.state_dict().items() if not torch.equal(v, w.start[k]) and 'running' not in k and 'num_batches' not in k]
-        if changed: return ('WRONG',f'refuses after {w.checked} steps: {short(e)}')
-        left = [h for m in l.model.modules() for d in (m._forward_hooks,m._forward_pre_hooks) for h in d.values() if 'latentreg' in getattr(h, '__module__', '') or 'latentreg' in getattr(getattr(h, 'func', h), '__module__', '')]
-        if left: return ('WRONG',f'refuses, and leaves a hook: {short(e)}')
-        return ('refuses',short(e))
-    if w.refused: return ('WRONG','accepts a place that some of the signal goes round, or is passed several times')
-    mine = {short(m.message) for m in said if SAYS.match(short(m.message))}
+        changed = [k for k,v in l.model.state_dict().items() if not torch.equal(v, w.start[k])]
+        left = [h for m in l.model.modules() for d in (m._forward_hooks,m._forward_pre_hooks) for h in d.values() if 'latentreg' in getattr(getattr(h, 'func', h), '__module__', '')]
+        if w.checked or changed: return ('WRONG',f'refuses after {w.checked} steps, or changes {changed[:3]}: {short(e)}')
+        return ('WRONG',f'refuses, and leaves a hook: {short(e)}') if left else ('refuses',short(e))
+    mine = sorted({short(m.message) for m in said if SAYS.match(short(m.message))})
+    if w.refused: return ('WRONG','accepts a place that some of the signal goes round')
     if w.only_input and not mine: return ('WRONG','only the input is mixed, and nothing tells')
     if w.where == 'behind' and not mine: return ('WRONG','nothing warns of a place behind BatchNorm or Dropout')
     if w.alive is False and not mine: return ('WRONG','the gradient of the term reaches no trained weight, and nothing tells')
-    return ('note' if mine else 'works', '; '.join([*w.said, *sorted(mine)]))
+    return ('note','; '.join(w.said),'; '.join(mine)) if mine else ('works','; '.join(w.said))
 
 def row(net, cbs=None):
     "The cells of a model"
-    res,cbs = {},list(cbs or CALLBACKS)
+    res,cbs = {},list(cbs or (GANS if net.gan else CALLBACKS))
     both = [k for k in TOGETHER if k in cbs]
     if len(both) > 2:                                        # all penalties in one fit; where that is not right, one by one
-        try: c = cell(net, both[0], lambda n: [cb for k in both for cb in CALLBACKS[k][2](n)])
-        except Exception: c = ('WRONG','')
-        if c[0] == 'works': res.update({k: c if k != 'WeightL1' else ('works','') for k in both})
+        c = cell(net, both[0], lambda n: [cb for k in both for cb in CALLBACKS[k][2](n)])
+        if c[0] == 'works': res.update({k: c for k in both})
     for k in cbs:
         if k not in res: res[k] = cell(net, k)
+    gc.collect()
     return {k: res[k] for k in cbs}
+
+# The page
+
+REASONS = {                                                  # in this order: what the error says, and what it means
+    'splits the batch':                  '`nn.DataParallel` splits the batch where a callback cannot see it. Use `learn.distrib_ctx()`.',
+    'traced or scripted':                'What `torch.jit` traced has no layers to be looked into. Take the model that it was made of.',
+    'within torch.func':                 'What `torch.vmap` runs is one sample without its batch, so that there are no rows to be mixed or compared.',
+    'runs without gradients':            'What `torch.utils.checkpoint(use_reentrant=True)` runs has no gradients in its forward pass. Use `use_reentrant=False`.',
+    'the model computes its loss itself|the inputs hold labels': 'The model computes its loss from labels among its inputs, which a callback does not change ([companions](companions.ipynb)).',
+    'is the last layer with weights|no layer with weights': 'No one layer makes the prediction, so `layer` must be given.',
+    'is passed by on the way to output': 'Another output, of which the loss is made too, does not pass this layer. The error names others.',
+    'not all of the signal passes|does not reach the prediction': 'Some of the signal goes round this layer, as in a residual block, or what it gives is not used. The error names layers that would do.',
+    'does not give one floating row a sample': 'What this layer gives has not one row a sample, as (length, N, units) or the state of a recurrent layer. The error names others.',
+    'rows were expected':                'The model picks rows by the number of its inputs, so none can be made within it. Take `source=\'dataset\'`.',
+    'integer label a sample|not one integer a sample|number of classes is not known': 'The targets are no classes: masks, numbers or several labels. `classwise=False`, where there is one, does without.',
+    'needs a batch of images':           'VarMixup mixes images; this model takes something else.',
+    'must take a `reduction`':           'A λ for each sample needs a loss function that takes a `reduction`, and this one is a plain function of predictions and targets.',
+}
+NOTES = {
+    'torch.compile compiled':            'The callback acts within what `torch.compile` compiled, so the steps of the fit run uncompiled; validation and inference do not.',
+    'the input alone is mixed':          'No layer was found where all of the signal passes, so the input alone is mixed (of tokens their embeddings).',
+    'is behind':                         'The layer named is behind BatchNorm, LayerNorm or Dropout, which takes much of the effect from a penalty: take the layer before.',
+    'nothing that is trained lies below': 'All that is below the layer named is frozen, so the penalty trains nothing.',
+}
+COLUMNS = {
+    'ManifoldMixup':              ['ManifoldMixup()',"ManifoldMixup(layers='all')"],
+    'input only':                 ['ManifoldMixup(layers=[])'],
+    'a λ per sample':             ['ManifoldMixup(per_item=True)'],
+    'a layer':                    ['ManifoldMixup, a layer named'],
+    'a layer on a branch':        ['ManifoldMixup, a branch named','PhantomEmbedding, a branch named'],
+    'a layer passed again':       ['ManifoldMixup, a layer passed several times'],
+    'SemiSup. Mixup':             ['SemiSupervisedMixup'],
+    'VarMixup':                   ['VarMixup'],
+    'VR, CR, Activation L1':      ['VarianceRegularizer (VR)','CovarianceRegularizer (CR)','ActivationL1'],
+    'cw-VR, cw-CR, CenterLoss':   ['VarianceRegularizer (cw-VR)','CovarianceRegularizer (cw-CR)','CenterLoss'],
+    'L1 at a layer':              ['ActivationL1, a layer named'],
+    'VR behind BatchNorm':        ['VarianceRegularizer (VR), behind BatchNorm or Dropout'],
+    'WeightL1':                   ['WeightL1'],
+    'ITRA':                       ['ITRA',"ITRA(source='split')","ITRA(source='queue')"],
+    'Phantom':                    ['PhantomEmbedding'],
+    "Phantom, 'batch'":           ["PhantomEmbedding(source='batch')"],
+    'Disturb Label':              ['DisturbLabel'],
+    'Latent Monitor':             ['LatentMonitor'],
+}
+GAN_COLUMNS = {k.replace('GANMixup, ', ''): [k] for k in GANS}
+assert {k for ks in COLUMNS.values() for k in ks} == {*CALLBACKS}
+
+def sign(c)->str:
+    "✓, ✓ and a letter, ✗ and a number"
+    if c[0] in ('works','–'): return {'works': '✓', '–': ''}[c[0]]
+    names,said = (NOTES,c[2]) if c[0] == 'note' else (REASONS,c[1])
+    i = next((i for i,r in enumerate(names) if re.search(r, said)), None)
+    assert c[0] != 'WRONG' and i is not None, c
+    return f'✓{chr(97+i)}' if c[0] == 'note' else f'✗{i+1}'
+
+def places(cells, k):
+    return f'`{cells[k][1]}`'.replace(', ', '`, `') if cells.get(k, ('',))[0] in ('works','note') else ''
+
+def line(net, cells)->str:
+    "The row of the page"
+    wrong = {k: c for k,c in cells.items() if c[0] == 'WRONG'}
+    assert not wrong, '\n'.join(f'{net.name}, {k}: {c[1]}' for k,c in wrong.items())
+    signs = [' / '.join(dict.fromkeys(s for k in ks if (s := sign(cells[k])))) for ks in (GAN_COLUMNS if net.gan else COLUMNS).values()]
+    name = f'**{net.name}**' + f'<br>{net.note}' * bool(net.note)
+    where = [places(cells, 'GANMixup()')] if net.gan else [places(cells, 'ManifoldMixup()'), places(cells, 'ActivationL1')]
+    return f"| {' | '.join([name, *where, *signs])} |"
+
+def head(group):
+    gan = next(n for n in NETS.values() if n.group == group).gan
+    cols = ['', 'GANMixup mixes', *GAN_COLUMNS] if gan else ['', 'ManifoldMixup mixes', 'penalties are at', *COLUMNS]
+    return f"| {' | '.join(cols)} |\n{'|---'*len(cols)}|"
+def groups(): return list(dict.fromkeys(n.group for n in NETS.values()))
+def table(lines)->str:
+    "All groups, from the lines of the models"
+    return '\n\n'.join([MARK['table']] + [f'### {g}\n\n{head(g)}\n' + '\n'.join(lines[n.name] for n in NETS.values() if n.group == g) for g in groups()])
+def notes()->str:
+    return '\n'.join([MARK['notes'], *[f'{i}. {t}' for i,t in enumerate(REASONS.values(), 1)], '', *[f'- **{chr(97+i)}** {t}' for i,t in enumerate(NOTES.values())]])
+MARK = {k: f'<!-- {k} -->' for k in ('table','notes')}
+
+def page(): return json.loads(PAGE.read_text())
+def written(k)->str: return next(s for c in page()['cells'] if (s := ''.join(c['source'])).startswith(MARK[k]))
+def written_lines()->dict:
+    "What the page says of each model"
+    return {m[1]: l for l in written('table').splitlines() if (m := re.match(r'\| \*\*(.+?)\*\*', l))}
+
+def write(lines):
+    p = page()
+    new = {'table': table(lines), 'notes': notes()}
+    for c in p['cells']:
+        for k,v in new.items():
+            if ''.join(c['source']).startswith(MARK[k]): c['source'] = v.splitlines(keepends=True)
+    PAGE.write_text(json.dumps(p, indent=1, ensure_ascii=False) + '\n')
 
 def main():
     p = argparse.ArgumentParser()
-    p.add_argument('--only', default=''); p.add_argument('--cb', default=''); p.add_argument('--write', action='store_true'); p.add_argument('-v', action='store_true')
-    p.add_argument('--json')
+    p.add_argument('--only', default='', help='models whose name holds this')
+    p.add_argument('--cb', default='', help='callbacks whose name holds this')
+    p.add_argument('--write', action='store_true', help='write what came of it into the page')
+    p.add_argument('-v', action='store_true', help='print all cells')
     a = p.parse_args()
     torch.set_num_threads(1)
-    nets = [n for n in NETS.values() if re.search(a.only, n.name)]
-    cbs = [k for k in CALLBACKS if re.search(a.cb, k)]
-    record,start = {},time.time()
-    for n in nets:
-        t = time.time()
-        record[n.name] = r = row(n, cbs)
-        print(f'{n.name:45s} {time.time()-t:5.1f} s  ', dict(Counter(s for s,_ in r.values())), flush=True)
-        for k,(s,why) in r.items():
-            if a.v or s == 'WRONG': print(f'      {k}: {s}: {why[:400]}', flush=True)
-    print(f'{time.time()-start:.0f} s', dict(Counter(s for r in record.values() for s,_ in r.values())))
-    if a.json: Path(a.json).write_text(json.dumps(record, indent=1, ensure_ascii=False))
-    return record
+    lines,count,start = {},Counter(),time.process_time()
+    for n in NETS.values():
+        cbs = [k for k in (GANS if n.gan else CALLBACKS) if re.search(a.cb, k)]
+        if not re.search(a.only, n.name) or not cbs: continue
+        t = time.process_time()
+        cells = row(n, cbs)
+        count.update(c[0] for c in cells.values())
+        print(f'{n.name:45s} {time.process_time()-t:5.1f} s  ', dict(Counter(c[0] for c in cells.values())), flush=True)
+        for k,c in cells.items():
+            if a.v or c[0] == 'WRONG': print(f"      {k}: {': '.join(c)[:600]}", flush=True)
+        if a.cb: continue
+        try: lines[n.name] = line(n, cells)
+        except AssertionError as e: print(f'      not on the page: {str(e)[:200]}')
+    print(f'{time.process_time()-start:.0f} s', dict(count))
+    if a.write: write(written_lines() | lines)
 
 if __name__ == '__main__': main()

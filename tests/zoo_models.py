@@ -54,6 +54,8 @@ class Net:
     head:str=None                 # where phantoms stand by default: the input of the layer that makes the prediction; by default `place`
     twice:str=None                # a layer that is passed several times
     masked:bool=False             # do the rows have masks of their own?
+    takes:int=0                   # where `named` gives several tensors: the one that penalties take
+    gan:Callable=None             # makes the learner, where `make` makes the critic of a GAN
 
 NETS = {}
 def net(name, group, make=None, place=None, named=None, bad=None, **kwargs):
@@ -302,7 +304,7 @@ class TupleInside(nn.Module):
         def forward(self, x): return x.new_zeros(len(x), 2),self.a(x).relu(),dict(b=self.b(x).relu())
     def __init__(self): super().__init__(); self.two,self.head = self.Two(),nn.Linear(16,K)
     def forward(self, x): _,a,b = self.two(x); return self.head(torch.cat([a,b['b']], 1))
-net('a block that gives a tuple', 'own networks', TupleInside, 'head:input', 'two', 'two.a', data=vectors)
+net('a block that gives a tuple', 'own networks', TupleInside, 'head:input', 'two', 'two.a', data=vectors, takes=1, note='the first of three is not used; a penalty takes the second')
 class TwoInputs(nn.Module):
     "An image and a vector"
     def __init__(self): super().__init__(); self.image,self.vector,self.head = nn.Sequential(ConvLayer(1,4,stride=2), nn.Flatten(), nn.Linear(64,8), nn.ReLU()),nn.Sequential(nn.Linear(10,8), nn.ReLU()),nn.Sequential(nn.Linear(16,8), nn.ReLU(), nn.Linear(8,K))
@@ -395,6 +397,32 @@ def two_targets(n, bs=BS):
     return dls
 net('two heads, two targets', 'targets', TwoHeads, 'body.3', 'body.1', 'kind', dls=two_targets, loss=lambda o,y,v: F.cross_entropy(o[0], y) + F.mse_loss(o[1].view(-1), v),
     each=lambda o,y,v: F.cross_entropy(o[0], y, reduction='none') + (o[1].view(-1)-v)**2, out=lambda o: torch.cat(o, 1) if isinstance(o, tuple) else o)
+
+# GANs
+
+from fastai.vision.gan import GANLearner,FixedGANSwitcher
+from latentreg_fastai.papers.networks import generator_loss,critic_loss
+def gan_learner(critic):
+    set_seed(0)
+    noise,faces = torch.randn(4*BS, 8),images(4*BS, 16, 1)[0][0]
+    gen = nn.Sequential(nn.Linear(8, 256), nn.Tanh(), nn.Unflatten(1, (1,16,16)))
+    learn = GANLearner(tensor_dls((noise,faces), (noise[:BS],faces[:BS]), bs=BS, device='cpu'), gen, critic(), generator_loss, critic_loss,
+                       switcher=FixedGANSwitcher(n_crit=1, n_gen=1), switch_eval=False)
+    learn.remove_cb(ProgressCallback)
+    learn.logger = noop
+    return learn
+def critic_net(name, make, named, bad=None, **kwargs): net(name, 'the critic of a GAN', make, None, named, bad, gan=partial(gan_learner, make), **kwargs)
+def conv(i, o): return nn.Sequential(nn.Conv2d(i, o, 3, 2, 1), nn.LeakyReLU(.2))
+class SkipConv(nn.Module):
+    def __init__(self): super().__init__(); self.f = nn.Sequential(nn.Conv2d(8,8,3,padding=1), nn.LeakyReLU(.2), nn.Conv2d(8,8,3,padding=1))
+    def forward(self, x): return x + self.f(x)
+class OneAct(nn.Module):
+    def __init__(self): super().__init__(); self.a,self.b,self.act,self.head = nn.Conv2d(1,8,3,2,1),nn.Conv2d(8,8,3,2,1),nn.LeakyReLU(.2),nn.Linear(128,1)
+    def forward(self, x): return self.head(self.act(self.b(self.act(self.a(x)))).flatten(1))
+critic_net('convolutions', lambda: nn.Sequential(conv(1,8), conv(8,8), nn.Flatten(), nn.Linear(128,1)), '0')
+critic_net('residual', lambda: nn.Sequential(conv(1,8), SkipConv(), conv(8,8), nn.Flatten(), nn.Linear(128,1)), '1', '1.f')
+critic_net('one activation twice', OneAct, 'a', twice='act')
+critic_net('spectral norm', lambda: nn.Sequential(nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(1,8,3,2,1), n_power_iterations=1), nn.LeakyReLU(.2)), conv(8,8), nn.Flatten(), nn.Linear(128,1)).eval(), '0')
 
 for n in NETS.values():
     if n.dls is None: n.dls = flat_loaders(n.data or images)
