@@ -1695,6 +1695,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'latentreg_fastai/signal.py'),
                                          'latentreg_fastai.signal._stages': ('signal.html#_stages', 'latentreg_fastai/signal.py'),
                                          'latentreg_fastai.signal._steadies': ('signal.html#_steadies', 'latentreg_fastai/signal.py'),
+                                         'latentreg_fastai.signal._weights_behind': ( 'signal.html#_weights_behind',
+                                                                                      'latentreg_fastai/signal.py'),
                                          'latentreg_fastai.signal._within': ('signal.html#_within', 'latentreg_fastai/signal.py'),
                                          'latentreg_fastai.signal.latent_layers': ( 'signal.html#latent_layers',
                                                                                     'latentreg_fastai/signal.py'),

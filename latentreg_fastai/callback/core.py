@@ -68,6 +68,7 @@ class BatchHooks:
     def now(self):
         "Within, the hooks act in every pass: for one that the callback makes itself"
         self.acting = self._always = True
+        self.passes.clear()
         try: yield
         finally: self.acting = self._always = False
 
@@ -318,7 +319,7 @@ def watch(self:LayerCallback,
 )->bool: # Were the hooks made just now?
     "Let `f` see, and replace, the tensors at `sites` in the batch that is about to run; to be called in `before_batch`"
     made = self.hooks.arm(self.model, sites, f, self._is_ours, only)
-    if made and self.hooks.uncompiled.wanted:
+    if made and sites and self.hooks.uncompiled.wanted:
         warn(f'{self.name}: it acts within what torch.compile compiled, so the steps of this fit run uncompiled; '
              'validation and inference do not')
     return made
