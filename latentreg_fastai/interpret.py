@@ -315,10 +315,17 @@ def _unit(self:LatentInterpretation, i):
         raise ValueError(f'LatentInterpretation: there is no unit {i!r}; {self.site} has {n}, 0 to {n-1}')
     return int(i) % n
 
+def _spread(z):
+    "Features minus their mean, over the largest number among them, which is returned too: squares cannot cancel or overflow"
+    z = z - z.mean(0)
+    z -= z.mean(0)                                       # what rounding left
+    s = z.abs().max().clamp_min(torch.finfo(z.dtype).tiny)
+    return z.div_(s),float(s)
+
 @patch
 def _busiest(self:LatentInterpretation, n):
     "The `n` units that vary most"
-    return self.features.var(0).topk(min(n, self.features.shape[1])).indices.tolist()
+    return _spread(self.features)[0].var(0).topk(min(n, self.features.shape[1])).indices.tolist()
 
 @patch
 def plot_histograms(self:LatentInterpretation,
@@ -370,7 +377,8 @@ def pca(self:LatentInterpretation,
     "Principal components of the features"
     from sklearn.decomposition import PCA
     pca = PCA(min(n, *self.features.shape), random_state=self.seed)
-    xy = pca.fit_transform(self.features.numpy())
+    z,s = _spread(self.features)
+    xy = pca.fit_transform(z.numpy())*s
     missing = (0,n-xy.shape[1])
     return np.pad(xy, ((0,0),missing)),np.pad(np.nan_to_num(pca.explained_variance_ratio_), missing)
 

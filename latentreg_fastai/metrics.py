@@ -258,11 +258,19 @@ def _check_features(name, z, y=None, least=2, ignore_index=None):
 # %% ../nbs/21_metrics.ipynb #f186eda1
 def _neighbours(z, k):
     "A function that finds the `k` rows of `z` that are nearest to each row of `v`: indices, (M, k), the nearest first"
-    if z.device.type != 'cpu': return lambda v: pairwise_sqdist(v, z).topk(k, largest=False).indices
+    def exact(v): return pairwise_distance(v, z).topk(k, largest=False).indices
+    if z.device.type != 'cpu': return exact
     from sklearn.neighbors import NearestNeighbors
-    center = z.mean(0)
-    nearest = NearestNeighbors(n_neighbors=k, algorithm='brute').fit((z - center).numpy())
-    return lambda v: torch.from_numpy(nearest.kneighbors((v - center).numpy(), return_distance=False))
+    nearest = NearestNeighbors(n_neighbors=k, algorithm='brute').fit(z.numpy())
+    def find(v):
+        about,found = map(torch.from_numpy, nearest.kneighbors(v.numpy()))   # from a matrix product, which finds them, but not their order
+        d = torch.cat([(z[i].double() - c[:,None]).norm(dim=2) for i,c in zip(found.split(64), v.double().split(64))])
+        d,order = d.sort(dim=1, stable=True)
+        found = found.gather(1, order)
+        lost = (about[:,-1] < 1e-5*v.double().norm(dim=1)) & (d[:,-1] > 0)   # so near that it may miss one
+        if lost.any(): found[lost] = exact(v[lost])
+        return found
+    return find
 
 def knn_error(
     feats:Tensor, # Features among which neighbours are searched, (N, ...)

@@ -664,6 +664,19 @@ def test_pca(dims):
         assert i.plot_pca(3, ax=mine) is mine and i.plot_pca(3, names='legend', figsize=(3,3)).get_legend() is not None
         ax.figure.canvas.draw()
 
+@pytest.mark.parametrize('scale,shift', [(1.,1e4), (1e20,0), (1e-20,0), (1e10,1e12)], ids=str)
+def test_pca_and_busiest_units_of_large_or_shifted_features(interp, scale, shift):
+    "By a singular value decomposition in float64; scikit-learn's own way is by products of features"
+    i = copy(interp)
+    z = torch.randn(200, 5, generator=torch.Generator().manual_seed(0))*tensor([1.,2,3,4,5])
+    i.features = z*scale + shift
+    d = i.features.double() - i.features.double().mean(0)
+    u,s,_ = torch.linalg.svd(d, full_matrices=False)
+    xy,share = i.pca(2)
+    np.testing.assert_allclose(np.abs(xy)/scale, (u*s)[:,:2].abs().numpy()/scale, rtol=1e-3, atol=1e-2)
+    np.testing.assert_allclose(share, (s.square()/s.square().sum())[:2].numpy(), rtol=1e-3)
+    assert i._busiest(5) == [4,3,2,1,0]
+
 @pytest.mark.parametrize('units,n', [(1,10),(3,2),(2,10)])
 def test_pca_of_less_than_that(units, n):
     "Missing components are 0"

@@ -514,6 +514,18 @@ def test_knn_is_that_of_loops_and_of_sklearn(shape, seed):
         near(errors[k], 1 - float(sk.score(others.numpy(), w.numpy())))
         near(knn_error(z, y, v, w, k), errors[k])                                                     # an int gives a float
 
+@pytest.mark.parametrize('dtype', [torch.float32,D])
+@pytest.mark.parametrize('far,near_', [(1e3,1e-2), (1e6,1.), (1e8,8.), (1e20,1e17), (1e-18,1e-20), (1e8,1e-2)], ids=str)
+@pytest.mark.parametrize('at_0', [False,True])
+def test_knn_in_tight_clusters_far_apart(dtype, far, near_, at_0):
+    "Four clusters, each of two classes that lie close together; one of the clusters may be near 0, where floats are finer"
+    g = torch.Generator().manual_seed(0)
+    center,cluster,y = torch.randn(4, 8, generator=g, dtype=D)*far,torch.arange(80)%4,torch.arange(80)//4%2
+    if at_0: center[0] = 0
+    z,v = ((center[cluster] + near_*(torch.randn(80, 8, generator=g, dtype=D)*.1 + 2*y[:,None])).to(dtype) for _ in range(2))
+    for k in (1,3): near(knn_error(z, y, v, y, k), slow_knn(z.tolist(), y.tolist(), v.tolist(), y.tolist(), k))
+    assert (dtype == torch.float32 and (far,near_) == (1e8,1e-2)) or knn_error(z, y, v, y, 3) == 0         # float32 cannot hold that one
+
 def test_knn_defaults_and_kinds_of_k():
     c = clouds(50, 20, 3)
     assert list(knn_error(*c)) == [1,5,20] and all(isinstance(e, float) for e in knn_error(*c).values())

@@ -12,6 +12,19 @@ def slow_distance(z1, y1, z2, y2, normalize=True):
 
 def slow_variance(z, y, K): return sum(z[y == k].double().var(0, unbiased=False).sum().item() for k in y.unique())/(K*z.shape[1])
 
+@pytest.mark.parametrize('dtype', [torch.float32,torch.float64])
+@pytest.mark.parametrize('far,near', [(1e3,1e-2), (1e6,1.), (1e20,1e17), (1e-18,1e-20), (1e18,1e18)], ids=str)
+def test_distance_in_tight_clusters_far_apart(dtype, far, near):
+    g = torch.Generator().manual_seed(0)
+    center,y = torch.randn(3, 8, generator=g, dtype=torch.float64)*far,torch.arange(12)%3
+    z1,z2 = ((center[y] + near*torch.randn(12, 8, generator=g, dtype=torch.float64)).to(dtype) for _ in range(2))
+    for normalize in (True,False):
+        want = slow_distance(z1.double(), y, z2.double(), y, normalize)
+        assert math.isclose(pair_distance(z1, y, z2, y, normalize), want, rel_tol=1e-5)
+    assert pair_distance(z1, y, z1[:3], y[:3], False) < 12*near and pair_distance(z1[:3], y[:3], z1[:3], y[:3], False) == 0
+    z1[1,1] = math.nan
+    assert pair_distance(z1, y, z2, y).isnan()
+
 class ByHand(Callback):
     "What a `LatentMonitor` should record: the batches as the loader gave them, through a copy of the network as it is after the step"
     order,run_valid = -9,False

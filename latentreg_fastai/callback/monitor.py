@@ -26,7 +26,7 @@ def pair_distance(
     ignore_index:int=-100, # The label of samples that are left out
 )->Tensor: # Scalar; `nan` if no class is in both batches
     "Mean distance of samples of one class, one from each batch (ITRA, Fig. 1)"
-    d = pairwise_sqdist(z1, z2).sqrt()
+    d = pairwise_distance(z1, z2)
     y1,y2 = y1.view(-1)[:,None],y2.view(-1)
     pairs = (y1 != ignore_index) & (y2 != ignore_index)
     same = pairs & (y1 == y2)

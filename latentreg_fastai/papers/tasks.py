@@ -126,7 +126,7 @@ class ITRARemedy(ITRA):
         if remedy in ('floor','running','distance'): self.sigma = getattr(self, f'_{remedy}')
     def weight_at(self, i): return super().weight_at(i)*(min(1, self.share_at(i)/.2) if self.remedy == 'ramp' else 1)
     def penalty(self, z, *yb):
-        self.scale = z.detach().flatten(1).square().sum(1).mean()
+        self.scale = flat_features(z.detach()).square().sum(1).mean()
         return super().penalty(z, *yb)
     def _floor(self, d): return torch.maximum(median_bandwidth(d), self.factor*self.scale)
     def _distance(self, d): return median_bandwidth(d).sqrt()
