@@ -80,7 +80,7 @@ class BatchHooks:
         "Remove them all"
         self.rest()
         for h in self.handles: h.remove()
-        self.handles,self.sites,self.f,self.only = [],[],None,None   # nor is the model kept
+        self.handles,self.sites,self.f,self.only,self.reached,self.passes = [],[],None,None,set(),Counter()   # nor is the model kept
 
 # %% ../../nbs/02_callback.core.ipynb #4918fd03
 def _restoring(load):
