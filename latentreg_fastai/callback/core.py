@@ -866,7 +866,7 @@ class ClasswiseCallback(LatentCallback):
         "Labels out of range are noticed here, where reading from the device costs one wait an epoch"
         super().after_train()
         seen,self._seen_labels = self._seen_labels,[]
-        if self.classwise: self.check_range(seen, self.K)
+        if seen: self.check_range(seen, self.K)
 
 # %% ../../nbs/02_callback.core.ipynb #854a5980
 @patch
