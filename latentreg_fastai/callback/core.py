@@ -81,7 +81,7 @@ class BatchHooks:
         "Remove them all"
         self.rest()
         for h in self.handles: h.remove()
-        self.handles,self.sites,self.f,self.only = [],[],None,None   # nor is the model kept
+        self.handles,self.sites,self.f,self.only,self.reached,self.passes = [],[],None,None,set(),Counter()   # nor is the model kept
 
 # %% ../../nbs/02_callback.core.ipynb #4918fd03
 def _restoring(load):
@@ -870,7 +870,7 @@ class ClasswiseCallback(LatentCallback):
         "Labels out of range are noticed here, where reading from the device costs one wait an epoch"
         super().after_train()
         seen,self._seen_labels = self._seen_labels,[]
-        if self.classwise: self.check_range(seen, self.K)
+        if seen: self.check_range(seen, self.K)
 
 # %% ../../nbs/02_callback.core.ipynb #854a5980
 @patch
