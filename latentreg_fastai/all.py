@@ -1,5 +1,6 @@
 "What a user's script needs: `from latentreg_fastai.all import *`"
-from .layers import get_layer,get_layers,latent_layers
+from .layers import get_layer,get_layers
+from .signal import latent_layers
 # bases for a callback of one's own
 from .callback.core import LatentCallback,ClasswiseCallback,WeightedTerm,TermCallback,LayerCallback
 from .callback.mixing import MixingCallback,LayerMixing

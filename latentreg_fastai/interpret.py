@@ -7,6 +7,7 @@ __all__ = ['LatentInterpretation', 'LatentComparison']
 
 # %% ../nbs/23_interpret.ipynb #63cff8d1
 from .layers import *
+from .signal import *
 from .data.load import *
 from .metrics import *
 from .metrics import activation_of,is_labels,sample_nll,to_double
@@ -29,7 +30,7 @@ class _Gather(Callback):
     def after_pred(self):
         if not self.seen: raise ValueError(f'LatentInterpretation: the forward pass never reached {self.site}; '
                                            'choose another layer, see latent_layers(model, *xb)')
-        n,z = find_bs(self.yb) if len(self.yb) else len(self.xb[0]),self.seen[-1]
+        n,z = find_bs(self.yb) if len(self.yb) else len(self.xb[0]),self.site.pick(self.seen)
         if len(z) != n: raise ValueError(f'LatentInterpretation: {self.site} gives {len(z)} rows for {n} samples: '
                                          'choose a `layer` with one row a sample')
         z = flat_features(z.detach()).float()
@@ -98,7 +99,7 @@ class LatentInterpretation(Interpretation):
     @classmethod
     def from_learner(cls,
         learn, # A trained learner
-        layer=None, # As `get_layer` takes it (its output), or a name with `:input`; by default the input of the last `nn.Linear`
+        layer=None, # As `get_layer` takes it (its output), or a name with `:input`; by default the network's last activations
         dl:DataLoader=None, # Loader of the samples; by default `learn.dls[ds_idx]`
         ds_idx:int=1, # Which of the learner's loaders: 0 for training, without augmentation, 1 for validation
         act=None, # Turns predictions into probabilities; by default the loss function's `activation`, else a softmax
@@ -108,11 +109,13 @@ class LatentInterpretation(Interpretation):
         "Gather features, probabilities and targets of `dl` in one pass"
         if not (isinstance(memory, (int,float)) and memory > 0):
             raise ValueError(f'LatentInterpretation: `memory` must be gigabytes above 0, not {memory!r}')
-        try: site = Site.named(learn.model, layer)[-1]
-        except ValueError as e: raise ValueError(f'LatentInterpretation: layer={layer!r}: {e}') from None
         dl,act = learn.dls[ds_idx] if dl is None else dl,activation_of(learn, act)
         with untouched(learn, seed), no_augment(dl):
             dl = sampled_dl(dl)
+            try:
+                if layer is not None: site = Site.named(learn.model, layer)[-1]
+                else: site = trace_layers(learn.model, first(dl)[:getattr(dl, 'n_inp', 1)]).activations()
+            except ValueError as e: raise ValueError(f'LatentInterpretation: layer={layer!r}: {e}') from None
             found = _gather(learn, site, dl, act, memory, seed)
         return cls(learn, dl, *found, site, act, memory, seed)
 

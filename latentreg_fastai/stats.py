@@ -8,6 +8,7 @@ __all__ = ['flat_features', 'variance_penalty', 'covariance_penalty', 'classwise
            'classwise_mmd', 'batch_clusters']
 
 # %% ../nbs/00_stats.ipynb #9db88792
+import math
 from functools import wraps
 from typing import Callable
 import numpy as np
@@ -39,23 +40,35 @@ def _statistic(f):
 
 # %% ../nbs/00_stats.ipynb #19c34bb6
 class _WithGradient(torch.autograd.Function):
-    "Apply a scalar function of `z` that computes its own gradient: `f(z, *args)` returns value and gradient"
+    "Apply a scalar function of `z` that computes its own gradient: `f(z, *args)` returns the value, and the gradient as two factors"
     @staticmethod
     def forward(ctx, z, f, *args):
         ctx.n = len(args)
-        value,grad = f(z, *args)
-        ctx.save_for_backward(grad)
+        value,*factors = f(z, *args)
+        ctx.save_for_backward(*factors)
         return value
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, g): return (g*ctx.saved_tensors[0], None, *[None]*ctx.n)
+    def backward(ctx, g):
+        grad,factor = ctx.saved_tensors
+        return (grad*(g*factor), None, *[None]*ctx.n)
+
+def _largest(d):
+    "The largest entry of `d`, which has one above 0 unless all are 0; never 0 itself, ()"
+    return d.amax().clamp_min(torch.finfo(d.dtype).tiny)
 
 # %% ../nbs/00_stats.ipynb #cee3ea83
+def _centred(z):
+    "Activations minus the mean of their unit, (N, I)"
+    d = z - z[:1]
+    return d.sub_(d.mean(0))
+
 def _variance(z):
-    d = z - z.mean(0)
-    grad = d*(2/d.numel())
-    return (grad*d).sum()/2, grad
+    d = _centred(z)
+    s = _largest(d)                                        # each unit's largest is above 0, and its smallest not N times as large
+    rows = torch.linalg.vector_norm(d.mul_(1/s), dim=1)
+    return rows.square().sum()/d.numel()*s*s, d, s*(2/d.numel())
 
 # %% ../nbs/00_stats.ipynb #8a76f2de
 @_statistic
@@ -68,31 +81,51 @@ def variance_penalty(
 # %% ../nbs/00_stats.ipynb #927b1ba7
 def _covariance(z):
     n,i = z.shape
-    d = z - z.mean(0)
-    grad = d@(d.T@d).fill_diagonal_(0) if i <= n else (d@d.T)@d - d*d.square().sum(0)
-    grad.mul_(4/(n**2*i*(i-1)))
-    return (grad*d).sum().clamp_min(0)/4, grad
+    d = _centred(z)
+    c = d.T@d if i <= n else d@d.T
+    s = _largest(c.diagonal())
+    c.mul_(1/s)
+    if i <= n:
+        c.fill_diagonal_(0)
+        value,grad = c.square().sum(),d@c
+    else:
+        v = d.square().sum(0).mul_(1/s)
+        value,grad = (c.square().sum() - v.square().sum()).clamp_min(0),(c@d).addcmul_(d, v, value=-1)
+    factor = s/(n**2*i*(i-1))
+    return value*factor*s, grad, factor*4
 
 # %% ../nbs/00_stats.ipynb #7685a075
+def _no_pair(z, *args): return (z*0).sum(), z*0, z.new_ones(())   # `nan` if a feature is
+
 @_statistic
 def covariance_penalty(
     z:Tensor, # Features, (N, ...)
 )->Tensor: # Scalar ≥ 0; 0 for a single unit
     "Ω_CR = (2/I(I−1)) Σ_{i<j} c_ij²: the mean squared covariance over pairs of units (Table 1; DeCov)"
-    return z.sum()*0 if z.shape[1] == 1 else _WithGradient.apply(z, _covariance)
+    return _WithGradient.apply(z, _covariance if z.shape[1] > 1 else _no_pair)
 
 # %% ../nbs/00_stats.ipynb #5e969d8e
 def _same_class(y, z): # labels, (N,), features for their dtype
     "M_nm = [y_n = y_m], (N, N), and the size of each sample's class, (N, 1): `M@z/size` is the class mean of every sample"
-    same = (y[:,None] == y).to(z.dtype)
+    same = torch.eq(y[:,None], y, out=z.new_empty(len(y), len(y)))
     return same,same.sum(1, keepdim=True)
+
+def _centred_by_class(z, y):
+    "Activations minus the mean of their unit within the class, (N, I), the matrix that takes that mean, and class sizes, (N, 1)"
+    same,size = _same_class(y, z)
+    one = (same*torch.arange(len(z), dtype=z.dtype, device=z.device)).amax(1).long()   # the same sample for each of a class
+    d = z.index_select(0, one)
+    torch.sub(z, d, out=d)                               # of a class whose samples are equal exactly 0
+    mean = same.div_(size)
+    return d.sub_(mean@d),mean,size
 
 # %% ../nbs/00_stats.ipynb #a59af857
 def _classwise_variance(z, y, n_classes):
-    same,size = _same_class(y, z)
-    d = torch.addcdiv(z, same@z, size, value=-1)
-    grad = d*(2/(n_classes*z.shape[1])/size)
-    return (grad*d).sum()/2, grad
+    d,_,size = _centred_by_class(z, y)
+    s = _largest(d)
+    factor = s/(n_classes*z.shape[1])/size
+    rows = torch.linalg.vector_norm(d.mul_(1/s), dim=1, keepdim=True)
+    return (rows.square()*factor).sum()*s, d, factor*2
 
 # %% ../nbs/00_stats.ipynb #f421d71a
 @_statistic
@@ -107,26 +140,33 @@ def classwise_variance_penalty(
 # %% ../nbs/00_stats.ipynb #674be637
 def _classwise_covariance(z, y, n_classes):
     n,i = z.shape
-    d,grad = (_by_outer if i*i <= n else _by_gram)(z, y)
-    grad.mul_(4/(n_classes*i*(i-1)))
-    return (grad*d).sum().clamp_min(0)/4, grad
+    value,grad,s,size = (_by_outer if i*i <= n else _by_gram)(z, y)
+    factor = s/(n_classes*i*(i-1))
+    return value*factor*s, grad, factor*4/size
 
 def _by_gram(z, y):
-    "Activations centred by class, and a quarter of the gradient of Σ_k Σ_{i≠j} (c_ij^k)², from N×N matrices"
-    same,size = _same_class(y, z)
-    average = same.div_(size)
-    d = z - average@z
-    return d, ((d@d.T).mul_(average)@d).addcmul_(average@d.square(), d, value=-1)/size
+    "S = Σ_k Σ_{i≠j} (c_ij^k)² over s², a quarter of its gradient times class sizes over s, s, and the sizes, from N×N matrices"
+    d,mean,size = _centred_by_class(z, y)
+    c = d@d.T
+    s = _largest(c.diagonal())
+    c.mul_(1/s).mul_(mean)
+    v = mean@d.square().mul_(1/s)
+    rows = torch.linalg.vector_norm(v, dim=1, keepdim=True)
+    return (c.square().sum() - (rows.square()/size).sum()).clamp_min(0), (c@d).addcmul_(v, d, value=-1), s, size
 
 def _by_outer(z, y):
     "The same as `_by_gram`, from a sum of I×I matrices for each class, which is cheaper if I² ≤ N"
     n,i = z.shape
-    slot = torch.searchsorted(y.sort()[0], y)
-    w = 1/z.new_zeros(n).index_add_(0, slot, z.new_ones(n))[slot][:,None]
-    d = z - z.new_zeros(n, i).index_add_(0, slot, w*z)[slot]
-    c = z.new_zeros(n, i, i).index_add_(0, slot, w[...,None]*d[:,:,None]*d[:,None])
+    labels,order = y.sort()
+    slot = torch.searchsorted(labels, y)
+    size = z.new_zeros(n).index_add_(0, slot, z.new_ones(n))[slot][:,None]
+    d = z - z[order[slot]]
+    d = d - z.new_zeros(n, i).index_add_(0, slot, d/size)[slot]
+    s = _largest(d)
+    u = d/s
+    c = z.new_zeros(n, i, i).index_add_(0, slot, u[:,:,None]*u[:,None]/size[...,None])
     c.diagonal(dim1=1, dim2=2).zero_()
-    return d, w*(c[slot]@d[...,None])[...,0]
+    return c.square().sum(), (c[slot]@d[...,None])[...,0], s*s, size
 
 # %% ../nbs/00_stats.ipynb #569a81df
 @_statistic
@@ -136,15 +176,19 @@ def classwise_covariance_penalty(
     n_classes:int, # K, the classes of the data set; those absent from the batch add 0
 )->Tensor: # Scalar ≥ 0; 0 for a single unit
     "Ω_cw-CR = (2/KI(I−1)) Σ_k Σ_{i<j} (c_ij^k)²: the mean squared covariance within a class (Table 1)"
-    return z.sum()*0 if z.shape[1] == 1 else _WithGradient.apply(z, _classwise_covariance, y, n_classes)
+    return _WithGradient.apply(z, _classwise_covariance if z.shape[1] > 1 else _no_pair, y, n_classes)
 
 # %% ../nbs/00_stats.ipynb #13bf0897
+def _l1(z):
+    value = z.abs().mul_(1/z.numel()).sum()              # the sum of all could be too large
+    return value, z.sign(), value*0 + 1/z.numel()        # `nan` has no sign
+
 @_statistic
 def activation_l1(
     z:Tensor, # Features, (N, ...)
 )->Tensor: # Scalar ≥ 0
     "Ω_L1R = (1/NI) Σ_n Σ_i |z_i,n|: the mean absolute activation (class-wise paper, Discussion)"
-    return z.abs().mean()
+    return _WithGradient.apply(z, _l1)
 
 # %% ../nbs/00_stats.ipynb #3d8b8716
 @_statistic
@@ -152,42 +196,87 @@ def pairwise_sqdist(
     a:Tensor, # Features, (N, ...)
     b:Tensor=None, # Features, (M, ...); by default `a`
 )->Tensor: # (N, M)
-    "‖a_n − b_m‖² of all pairs, from one matrix product"
+    "‖a_n − b_m‖² of all pairs, from the differences themselves: right also between large features, and 0 for equal rows"
     b = a if b is None else b
-    center = b.mean(0).detach()                          # smaller numbers lose fewer digits
-    a,b = a-center,b-center
-    return torch.addmm(a.square().sum(1)[:,None] + b.square().sum(1), a, b.T, alpha=-2).clamp_min(0)
+    x,y = (t if t.device.type == 'mps' else t.double() for t in (a,b))   # there is no float64 on MPS
+    return torch.cdist(x, y, compute_mode='donot_use_mm_for_euclid_dist').square().to(torch.promote_types(a.dtype, b.dtype))
 
 # %% ../nbs/00_stats.ipynb #ab3893e2
 def median_bandwidth(
     d:Tensor, # Squared distances of all pairs, (N, N), N > 1
-)->Tensor: # Scalar σ
-    "The median of the squared distances of distinct pairs (ITRA, below Eq. 7)"
-    n,d = len(d),d.detach().flatten()
-    place = n + 2*((n*(n-1)//2 - 1)//2)
-    if d.device.type != 'cpu': return d.kthvalue(place + 1)[0]
-    return d.new_tensor(np.partition(d.numpy(), place)[place])   # ten times faster on the CPU
+    keep:Tensor=None, # The samples whose pairs count, bool, (N,); by default all
+)->Tensor: # Scalar σ; 0 only if all are
+    "The median of the squared distances of distinct pairs (ITRA, below Eq. 7); if most are all but 0, that of the others"
+    d = d.detach()
+    if d.device.type == 'cpu':                           # ten times faster in NumPy
+        if keep is not None and not (kept := keep.numpy()).all(): d = d[np.ix_(kept, kept)] if kept.sum() > 1 else d.new_ones(2, 2)
+        n,x = len(d),d.numpy().ravel()
+        pairs = n*(n-1)//2
+        middle,high = n + (2*pairs - 1)//4*2, min(n + pairs*9//10*2, n*n - 1)
+        median = np.partition(x, middle)[middle]
+        if not median > 1e-6*x.max():
+            near = 1e-6*np.partition(x, high)[high]
+            far = x[x > near]
+            middle = (len(far) - 1)//4*2
+            if median <= near and len(far): median = np.partition(far, middle)[middle]
+        return d.new_tensor(median)
+    n = d.new_full((), len(d), dtype=torch.long) if keep is None else keep.sum().clamp_min(2)   # known to the device alone
+    s = (d if keep is None else torch.where(keep[:,None] & keep, d, torch.inf)).flatten().sort()[0]
+    at = lambda i: s.gather(0, i.clamp_max(len(s) - 1).view(1))[0]
+    pairs = n*(n-1)//2
+    near = 1e-6*at(torch.minimum(n + pairs*9//10*2, n*n - 1))
+    start = torch.where(at(n + (2*pairs - 1)//4*2) > near, n, (s <= near).sum())
+    return at(start + (n*n - start - 1)//4*2)
 
 # %% ../nbs/00_stats.ipynb #07baf875
-def _mmd(z, n1, same, n_classes, sigma, squared):
-    "(1/K) Σ_k MMD_k over the classes that `same` marks, (N, N), and its gradient; the first `n1` rows are the first batch"
-    first = (torch.arange(len(z), device=z.device) < n1).to(z.dtype)[:,None]
-    d = pairwise_sqdist(z)
-    sigma = median_bandwidth(d) if sigma is None else sigma(d) if callable(sigma) else sigma
-    sigma = (sigma.to(z) if isinstance(sigma, Tensor) else z.new_full((), sigma)).clamp_min(1e-30)
-    n,m = same@first,same@(1-first)                      # the class of each sample, counted in both batches
+def _root_bandwidth(d, s, sigma):
+    "√σ/s, for squared distances `d` of features over s, (): the median's if σ is 0, and 1 if all distances are"
+    known = isinstance(sigma, (int,float)) and sigma != 0
+    if known and sigma < 0: raise ValueError(f'the bandwidth `sigma` must be above 0, not {sigma}')
+    root = d.new_full((), sigma**.5)/s if known else median_bandwidth(d).sqrt()
+    if not known and sigma is not None:
+        sigma = sigma(d*s*s) if callable(sigma) else sigma
+        given = (sigma.to(d) if isinstance(sigma, Tensor) else d.new_full((), sigma)).sqrt()/s
+        root = torch.where(given == 0, root, given)
+    return torch.where(root == 0, 1, root).clamp_min(torch.finfo(d.dtype).tiny**.5)
+
+def _distances(z, sigma):
+    "Features over s, but for a common shift, s, their squared distances, (N, N), and √σ/s"
+    on_mps = z.device.type == 'mps'
+    if on_mps or z.device.type == 'cpu' and not callable(sigma):
+        a = z - z.mean(0)
+        s = _largest(a)
+        n = a.mul_(1/s).square().sum(1)
+        d = torch.addmm(n[:,None] + n, a, a.T, alpha=-2).clamp_min_(0).fill_diagonal_(0)
+        root = _root_bandwidth(d, s, sigma)
+        if on_mps or root.square() >= n.amax()/32: return a,s,d,root
+    z,(i,j) = z.double(),torch.triu_indices(len(z), len(z), 1, device=z.device)
+    d = z.new_zeros(len(z), len(z))
+    d[i,j] = d[j,i] = torch.pdist(z).square()
+    amid = d.sqrt().sum(1).argmin().view(1)              # a row that is near most others
+    return z - z.index_select(0, amid), 1, d, _root_bandwidth(d, 1, sigma)
+
+def _mmd(z, n1, y, n_classes, sigma, squared):
+    "(1/K) Σ_k MMD_k over the classes `y`, (N,), or of all if it is `None`, and its gradient; the first `n1` rows are the first batch"
+    a,s,d,root = _distances(z, sigma)
+    same = None if y is None else _same_class(y, a)[0]
+    of_class = (lambda t: t.sum().expand_as(t)) if y is None else same.matmul
+    first = (torch.arange(len(a), device=a.device) < n1).to(a.dtype)[:,None]
+    n,m = of_class(first),of_class(1-first)              # the class of each sample, counted in both batches
     w = torch.where(n*m > 0, first/n.clamp_min(1) - (1-first)/m.clamp_min(1), 0)
-    p = (-d/sigma).exp_().mul_(same).mul_(w).mul_(w.T)
-    r = p.sum(1, keepdim=True)
-    value = (same@r).clamp_min(0)                        # MMD² of each sample's class
+    equal = d == 0
+    p = d.mul_(-(1/root).square()).exp_().mul_(w.T)
+    if y is not None: p.mul_(same)
+    value = of_class(w*p.sum(1, keepdim=True)).clamp_min(0)   # MMD² of each sample's class
     slope = torch.ones_like(value)
     if not squared:
-        seen = value > 8*torch.finfo(z.dtype).eps
-        value = torch.where(seen, value, 1).sqrt()
-        slope = torch.where(seen, .5/value, 0)
-        value = torch.where(seen, value, 0)
-    grad = torch.addmm(r*z, p, z, alpha=-1).mul_(slope*(-4/(n_classes*sigma)))
-    return (value/(n+m)).sum()/n_classes, grad
+        none = value <= 8*torch.finfo(z.dtype).eps
+        slope = torch.where(none, 0, .5/value.sqrt())
+        value = torch.where(none, 0, value.sqrt())
+    p.masked_fill_(equal, 0)
+    p.diagonal().copy_(-p.sum(1))                        # p@a: Σ_m p_nm (a_m − a_n)
+    grad = p.mul_(w*slope*(4/n_classes)/root)@a
+    return ((value/(n+m)).sum()/n_classes).to(z), grad.to(z), torch.as_tensor(1/(s*root)).to(z)
 
 # %% ../nbs/00_stats.ipynb #84efbf32
 @_statistic
@@ -199,7 +288,7 @@ def mmd(
 )->Tensor: # Scalar ≥ 0
     "Maximum mean discrepancy of two batches, biased, with a Gaussian kernel (ITRA, before Eq. 2 and Eq. 3); no gradient through σ"
     z = torch.cat([z1,z2])
-    return _WithGradient.apply(z, _mmd, len(z1), z.new_ones(len(z), len(z)), 1, sigma, squared)
+    return _WithGradient.apply(z, _mmd, len(z1), None, 1, sigma, squared)
 
 @_statistic
 def classwise_mmd(
@@ -213,7 +302,7 @@ def classwise_mmd(
 )->Tensor: # Scalar ≥ 0
     "(1/K) Σ_k MMD(S_1^k, S_2^k): the discrepancy within each class (ITRA, Eq. 5); one σ for all classes, no gradient through it"
     z,y = torch.cat([z1,z2]),torch.cat([y1,y2])
-    return _WithGradient.apply(z, _mmd, len(z1), _same_class(y, z)[0], n_classes, sigma, squared)
+    return _WithGradient.apply(z, _mmd, len(z1), y, n_classes, sigma, squared)
 
 # %% ../nbs/00_stats.ipynb #0b9f89a3
 def batch_clusters(

@@ -69,7 +69,7 @@ def are_classes(
     i:int=0, # Which of the targets of a batch
 )->bool|None: # `None` where nothing tells
     "Do the targets tell classes? A vocabulary says so; else the loss decides, else the data block"
-    guessed = getattr(_source(dls, i), 'guessed', False)   # a vocabulary that was made up from integers
+    guessed = 'vocab' not in vars(dls) and getattr(_source(dls, i), 'guessed', False)   # a vocabulary made up from integers
     known = _vocab(dls, i) is not None
     if known and not guessed: return True
     said = {_says(l) for l in _losses(loss_func)} - {None}

@@ -8,32 +8,41 @@ __all__ = ['MMDVAE', 'vae_loss', 'fit_vae']
 # %% ../nbs/19_vae.ipynb #80949ddc
 from .stats import *
 from .checks import *
+from .layers import *
 from .data.load import *
 from fastai.vision.all import *
 from contextlib import ExitStack
 
 # %% ../nbs/19_vae.ipynb #74be1b04
 class MMDVAE(Module):
-    "A convolutional variational autoencoder for small square images; `encode` gives the mean of the posterior"
+    "A convolutional variational autoencoder for small images; `encode` gives the mean of the posterior"
     def __init__(self,
         n_in:int=1, # Channels
-        size:int=28, # Height and width, a multiple of 4
+        size:int|tuple=28, # Height and width, one number where they are the same
         dim:int=32, # Units of the latent space
         width:int=32, # Filters of the first layer
     ):
-        if check_whole(self, 'size', size) % 4: raise ValueError(f'MMDVAE: `size` must be a multiple of 4, not {size}')
-        w,s = width,size//4
+        h,w = self.size = [check_whole(self, 'size', s) for s in (size if is_listy(size) and len(size) == 2 else (size,size))]
+        self.n_in,shape,n = n_in,(2*width,-(-h//4),-(-w//4)),2*width*-(-h//4)*-(-w//4)   # rounded up: what is added is cut off again
         conv = lambda i,o: ConvLayer(i, o, 4, 2, 1)
-        self.encoder = nn.Sequential(conv(n_in, w), conv(w, 2*w), nn.Flatten())
-        self.mean,self.logvar = nn.Linear(2*w*s*s, dim),nn.Linear(2*w*s*s, dim)
-        self.decoder = nn.Sequential(nn.Linear(dim, 2*w*s*s), nn.ReLU(), nn.Unflatten(1, (2*w,s,s)),
-                                     ConvLayer(2*w, w, 4, 2, 1, transpose=True), nn.ConvTranspose2d(w, n_in, 4, 2, 1))
+        self.encoder = nn.Sequential(conv(n_in, width), conv(width, 2*width), nn.Flatten())
+        self.mean,self.logvar = nn.Linear(n, dim),nn.Linear(n, dim)
+        self.decoder = nn.Sequential(nn.Linear(dim, n), nn.ReLU(), nn.Unflatten(1, shape),
+                                     ConvLayer(2*width, width, 4, 2, 1, transpose=True), nn.ConvTranspose2d(width, n_in, 4, 2, 1))
 
-    def encode(self, x): return self.mean(self.encoder(x))
-    def decode(self, z): return self.decoder(z)
+    def _encoded(self, x):
+        own = self.n_in,*self.size
+        if tuple(x.shape[1:]) != own:
+            raise ValueError(f'MMDVAE: it is for images of {own}, and these are of {tuple(x.shape[1:])}: train one for these with '
+                             'fit_vae(dls), or resize them')
+        below,right = (-s % 4 for s in self.size)
+        return self.encoder(F.pad(x, (0,right,0,below), mode='replicate') if below or right else x)
+
+    def encode(self, x): return self.mean(self._encoded(x))
+    def decode(self, z): return self.decoder(z)[...,:self.size[0],:self.size[1]]
     def forward(self, x):
         "The reconstruction and the latent code, which is a sample in training and the mean otherwise"
-        h = self.encoder(x)
+        h = self._encoded(x)
         z = self.mean(h)
         if self.training: z = z + torch.randn_like(z)*(self.logvar(h)/2).exp()
         return self.decode(z),z
@@ -53,13 +62,23 @@ def _inputs(dl): return dl.one_batch()[:dl.n_inp]
 
 def _shown(x):
     "An image whose values are stretched to [0, 1], in colours"
-    x = x.detach().float().cpu().as_subclass(Tensor).expand(max(3, len(x)), -1, -1)   # matplotlib shows a single channel in false colours
+    x = x.detach().float().cpu().as_subclass(Tensor)
+    if len(x) != 3: x = x.mean(0).expand(3, -1, -1)       # matplotlib shows a single channel in false colours
     return TensorImage((x - x.min())/(x.max() - x.min()).clamp_min(1e-6))
 
 class _ToItself(Callback):
     "Takes the inputs as targets"
     order = -5                                            # when the batch is on its device
     def before_batch(self): self.learn.yb = self.xb
+
+def _check_vae(vae, x):
+    "Refuse an autoencoder that cannot take the images `x`"
+    images = f'images of {tuple(x.shape[1:])}'
+    try:
+        with evaluating(vae), torch.no_grad(): out = vae(x.as_subclass(Tensor))
+    except (RuntimeError,TypeError) as e: raise TypeError(f'fit_vae: this {type(vae).__name__} cannot take {images}: {e}') from e
+    if isinstance(out, tuple) and len(out) == 2 and getattr(out[0], 'shape', None) == x.shape: return
+    raise TypeError(f'fit_vae: this {type(vae).__name__} must give a reconstruction of the same shape and a latent code for {images}')
 
 def fit_vae(
     dls:DataLoaders, # Fastai loaders of images, with labels or without
@@ -72,21 +91,26 @@ def fit_vae(
     **kwargs # For `MMDVAE`: dim, width
 )->nn.Module: # The VAE, in evaluation mode
     "Train a variational autoencoder on the images of `dls`; the loaders and all random states are left as they were"
-    with no_random(seed): x = first(_inputs(sampled_dl(dls.valid, show or 1, seed)))
+    with no_random(seed): x,*more = _inputs(sampled_dl(dls.valid, max(show, 2), seed))
+    if more or not isinstance(x, Tensor):
+        raise TypeError(f'fit_vae: one input is needed, a batch of images, not {len(more)+1}, the first a {type(x).__name__}')
     if x.ndim != 4 or not x.is_floating_point():
         got = f'{str(x.dtype)[6:]} of shape {tuple(x.shape)}'
         raise TypeError(f'fit_vae: batches of floating images, (N, C, H, W), are needed, not {got}')
-    rngs = [dl.rng.getstate() for dl in dls.loaders]
+    rngs = [dl.rng.getstate() if hasattr(dl, 'rng') else None for dl in dls.loaders]
     try:
         with no_random(seed):
-            if vae is None: vae = MMDVAE(x.shape[1], x.shape[-1], **kwargs)
+            if vae is None: vae = MMDVAE(x.shape[1], x.shape[-2:], **kwargs).to(x.dtype)
+            _check_vae(vae.to(x.device), x[:2])
             def mse(out, x): return F.mse_loss(out[0], x)
-            learn = Learner(dls, vae, loss_func=partial(vae_loss, weight=weight), metrics=AvgMetric(mse), cbs=_ToItself())
+            def loss(out, x): return vae_loss(out, x, weight).float()   # as fastai's `Recorder` averages it
+            learn = Learner(dls, vae, loss_func=loss, metrics=AvgMetric(mse), cbs=_ToItself())
             with ExitStack() as quiet:
                 if not show: quiet.enter_context(learn.no_bar()); quiet.enter_context(learn.no_logging())
                 learn.fit_one_cycle(epochs, lr)
     finally:
-        for dl,s in zip(dls.loaders, rngs): dl.rng.setstate(s)
+        for dl,s in zip(dls.loaders, rngs):
+            if s is not None: dl.rng.setstate(s)
     vae.eval()
     if show and IN_NOTEBOOK:
         with torch.no_grad(): images = [*x[:show],*vae(x[:show].as_subclass(Tensor))[0]]

@@ -7,6 +7,7 @@ from latentreg_fastai.all import *
 from latentreg_fastai.callback.core import *
 from latentreg_fastai.checks import *
 from latentreg_fastai.layers import *
+from latentreg_fastai.signal import *
 from latentreg_fastai.papers import *
 from latentreg_fastai.stats import *
 from latentreg_fastai.viz import *

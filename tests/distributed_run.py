@@ -76,9 +76,10 @@ def steps(name):
         more = getattr(getattr(cb, 'rows', None), 'inputs', None)
         res.append(dict(x=learn.xb[0], y=learn.yb[0], x2=more and more[0], y2=more and cb.rows.targets[0], weights={k: v.clone() for k,v in learn.model.module.state_dict().items()}))
     def after(learn):
-        res[-1].update(term=cb.term, grad=[p.grad.clone() for p in learn.model.module.parameters()], share=getattr(cb, 'share', None),
-                       centers=cb.centers.clone() if isinstance(cb, CenterLoss) else None)
-    fit(learn, [cb, Probe(order=1.5, before_batch=before), Probe(before_step=after)])
+        res[-1].update(term=cb.term, grad=[p.grad.clone() for p in learn.model.module.parameters()], share=getattr(cb, 'share', None))
+    def moved(learn):                                     # once the step is taken
+        if learn.training: res[-1].update(centers=cb.centers.clone() if isinstance(cb, CenterLoss) else None)
+    fit(learn, [cb, Probe(order=1.5, before_batch=before), Probe(before_step=after, after_batch=moved)])
     return res
 
 def checks():

@@ -76,6 +76,157 @@ def test_masks():
         learn.fit(2, 1e-2, cbs=ManifoldMixup(per_item=per_item))
         assert math.isfinite(learn.recorder.losses[-1])
 
+# Losses and their divisors: each against a loop over samples that says what the loss is
+
+W3 = torch.tensor([.01,.02,.05])
+SKIP = torch.where(torch.arange(24)%5 == 1, -100, INTS)
+def nll(p, y): return -(p[y] - p.exp().sum().log())
+def smooth(p, y, w, eps=.2): return (1-eps)*w[y]*nll(p, y) + eps/len(p)*sum(w[c]*nll(p, c) for c in range(len(p)))
+def kept(f, skip=-100): return lambda p,y: 0*p.sum() if y == skip else f(p, y)
+def focal(p, y, w): ce = w[y]*nll(p, y); return (1-(-ce).exp())**2*ce
+one,ones = lambda y: 1., torch.ones(3)
+
+class PerSample(nn.Module):
+    "A loss of one's own: twice the cross-entropy, divided by the number of samples and one"
+    def __init__(self): super().__init__(); self.reduction = 'mean'
+    def forward(self, p, y): l = 2*F.cross_entropy(p, y, reduction='none'); return l if self.reduction == 'none' else l.sum()/(len(l)+1)
+
+def own(p, y, reduction='mean'): l = F.cross_entropy(p, y, reduction='none'); return l if reduction == 'none' else l.mean()
+
+# the loss, the labels, ℓ of one sample times its weight, the sample's part of the divisor (one number: the divisor)
+LOSSES = {
+    'plain':              (CrossEntropyLossFlat(), INTS, nll, one),
+    'weights':            (CrossEntropyLossFlat(weight=W3), INTS, lambda p,y: W3[y]*nll(p, y), lambda y: W3[y]),
+    'weights, all .01':   (CrossEntropyLossFlat(weight=torch.full((3,), .01)), INTS, lambda p,y: .01*nll(p, y), lambda y: .01),
+    'weights, torch':     (nn.CrossEntropyLoss(weight=W3), INTS, lambda p,y: W3[y]*nll(p, y), lambda y: W3[y]),
+    'ignored':            (CrossEntropyLossFlat(), SKIP, kept(nll), lambda y: float(y >= 0)),
+    'ignored 255':        (nn.CrossEntropyLoss(ignore_index=255), SKIP.where(SKIP >= 0, 255), kept(nll, 255), lambda y: float(y < 255)),
+    'ignored 0, weights': (nn.CrossEntropyLoss(W3, ignore_index=0), INTS, kept(lambda p,y: W3[y]*nll(p, y), 0), lambda y: W3[y]*(y != 0)),
+    'smoothed':           (nn.CrossEntropyLoss(label_smoothing=.2), INTS, lambda p,y: smooth(p, y, ones), one),
+    'all of these':       (CrossEntropyLossFlat(weight=W3, label_smoothing=.2), SKIP, kept(lambda p,y: smooth(p, y, W3)), lambda y: W3[y] if y >= 0 else 0.),
+    "fastai's smoothing": (LabelSmoothingCrossEntropyFlat(.2), INTS, lambda p,y: smooth(p, y, ones), one),
+    'focal':              (FocalLossFlat(), INTS, lambda p,y: focal(p, y, ones), one),
+    'focal, weights':     (FocalLossFlat(weight=10*W3), INTS, lambda p,y: focal(p, y, 10*W3), one),
+    'sum':                (nn.CrossEntropyLoss(reduction='sum'), INTS, nll, 1.),
+    'sum, weights':       (CrossEntropyLossFlat(weight=W3, reduction='sum'), SKIP, kept(lambda p,y: W3[y]*nll(p, y)), 1.),
+    'function':           (F.cross_entropy, SKIP, kept(nll), lambda y: float(y >= 0)),
+    'partial, weights':   (partial(F.cross_entropy, weight=W3), INTS, lambda p,y: W3[y]*nll(p, y), lambda y: W3[y]),
+    'partial, sum':       (partial(F.cross_entropy, reduction='sum'), INTS, nll, 1.),
+    'margin':             (nn.MultiMarginLoss(weight=W3), INTS, lambda p,y: sum(W3[y]*(1-p[y]+p[c]).clamp_min(0) for c in range(3) if c != y)/3, one),
+    "one's own module":   (PerSample(), INTS, lambda p,y: 2*nll(p, y), 9.),
+    "one's own function": (own, INTS, nll, one),
+    'floating numbers':   (LabelSmoothingCrossEntropy(.2), INTS.float(), lambda p,y: smooth(p, int(y), ones), one),
+    'counts':             (nn.MSELoss(), INTS*7, None, one),
+}
+
+def loss_by_loop(pred, y, other, lam, ell, part):
+    total = lambda ys: part if isinstance(part, float) else sum(part(y) for y in ys.tolist())
+    of = lambda ys,share: sum(s*ell(p, k if isinstance(k, float) else int(k)) for p,k,s in zip(pred, ys.tolist(), share))/total(ys)
+    return of(y, lam) + of(other, 1-lam)
+
+@pytest.mark.parametrize('per_item', [False,True])
+@pytest.mark.parametrize('case', LOSSES)
+def test_the_loss_of_mixed_labels(case, per_item):
+    loss,y,ell,part = LOSSES[case]
+    n_out = 1 if case == 'counts' else 3
+    if case == 'counts': loss,ell = (lambda p,y,reduction='mean': F.mse_loss(p[:,0], y.float(), reduction=reduction)),(lambda p,y: (p[0]-y)**2)
+    assert len(by_hand(linear_learner(y, loss, n_out), ManifoldMixup(alpha=1., per_item=per_item), lambda *a: loss_by_loop(*a, ell, part), steps=9)) == 9
+
+@pytest.mark.parametrize('case', [c for c in LOSSES if c not in ('counts','floating numbers')])
+def test_equal_shares_mix_the_reduced_losses(case):
+    "A λ for each sample, all equal, is what one λ a batch gives"
+    loss,y,*_ = LOSSES[case]
+    class Same(ManifoldMixup):
+        def draw(self, n, alpha=None): self.shift,self.lam = 3,torch.full((n,), .7) if self.per_item else .7
+    runs = []
+    for per_item in (False,True):
+        learn = linear_learner(y, loss)
+        learn.fit(1, 1e-2, cbs=Same(layers=[], per_item=per_item))
+        runs.append([*learn.recorder.losses, *[w.flatten() for w in weights(learn).values()]])
+    for a,b in zip(*runs): torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+@pytest.mark.parametrize('per_item', [False,True])
+def test_masks_with_ignored_pixels_and_class_weights(per_item):
+    y = torch.randint(0, 2, (24,4,6), generator=torch.Generator().manual_seed(0))
+    y[:,0] = 255; y[3] = 255                              # a row of each mask, and a whole mask
+    x,w = torch.randn(24,1,4,6),torch.tensor([.3,2.])
+    learn = new_learner(model=nn.Conv2d(1,2,1), loss_func=CrossEntropyLossFlat(axis=1, weight=w, ignore_index=255), metrics=[], dls=tensor_dls((x,y), (x,y), bs=8, vocab=['a','b'], device='cpu'))
+    def want(pred, a, b, lam):
+        tops,bottoms = [0.,0.],[0.,0.]
+        for s,(masks,share) in enumerate(((a,lam), (b,1-lam))):
+            for p,mask,l in zip(pred, masks, share):
+                for i,j in itertools.product(range(4), range(6)):
+                    if mask[i,j] < 255: tops[s] += l*w[mask[i,j]]*nll(p[:,i,j], mask[i,j]); bottoms[s] += w[mask[i,j]]
+        return tops[0]/bottoms[0] + tops[1]/bottoms[1]
+    assert len(by_hand(learn, ManifoldMixup(layers=[], per_item=per_item), want, steps=3)) == 3
+
+@pytest.mark.parametrize('per_item', [False,True])
+def test_several_targets(per_item):
+    "Two labels and a number: the labels' losses are mixed, the number itself is; with a λ for each sample, class weights for one of the two would be a second divisor"
+    W = torch.ones(3) if per_item else W3
+    class Three(nn.Module):
+        def __init__(self): super().__init__(); self.body = nn.Linear(6, 7)
+        def forward(self, x): z = self.body(x); return z[:,:3],z[:,3:5],z[:,5:6]
+    def loss(p, a, b, t, reduction='mean'):
+        return F.cross_entropy(p[0], a, weight=W, reduction=reduction) + F.cross_entropy(p[1], b, reduction=reduction) + F.mse_loss(p[2][:,0], t, reduction=reduction)
+    x,a,b,t = torch.randn(24,6),INTS,torch.arange(24)%2,torch.randn(24)
+    learn = new_learner(model=Three(), dls=tensor_dls(*[TensorItems(x, a, b, t, n_inp=1)]*2, bs=8, device='cpu'), loss_func=loss, metrics=[])
+    cb,seen,kept = ManifoldMixup(layers=[], per_item=per_item, alpha=1.),[],[]
+    def check(l):
+        ys,pred = kept.pop(),l.pred
+        lam = torch.as_tensor(cb.lam).float().expand(8)
+        others = [[y[(i-cb.shift)%8] for i in range(8)] for y in ys]
+        div = sum(W[k] for k in ys[0])
+        want = 0.
+        for i in range(8):
+            want += (lam[i]*W[ys[0][i]]*nll(pred[0][i], ys[0][i]) + (1-lam[i])*W[others[0][i]]*nll(pred[0][i], others[0][i]))/div
+            want += (lam[i]*nll(pred[1][i], ys[1][i]) + (1-lam[i])*nll(pred[1][i], others[1][i]))/8
+            want += (pred[2][i,0] - lam[i]*ys[2][i] - (1-lam[i])*others[2][i])**2/8
+        seen.append((l.loss.item(), want.item()))
+    learn.fit(1, 1e-3, cbs=[Probe(order=-9, run_valid=False, before_batch=lambda l: kept.append([y.clone() for y in l.yb])), cb, Probe(order=20, run_valid=False, after_loss=check)])
+    assert len(seen) == 3
+    for got,want in seen: assert abs(got-want) < 1e-5*abs(want)
+
+def test_numbers_of_classes_are_not_mixed():
+    "Floating class numbers: a vocabulary tells, and the two losses are mixed; without one, and with a loss that tells nothing, they are numbers"
+    cls = lambda p,y: F.cross_entropy(p, y.long())
+    for shape in ((24,), (24,1)):
+        y = INTS.float().view(shape)
+        flat = lambda p,y: cls(p, y.view(-1))
+        for vocab,seen in ((['a','b','c'],True), (None,False)):
+            x,ys = torch.randn(24,6),[]
+            learn = new_learner(model=nn.Linear(6,3), loss_func=flat, metrics=[], dls=tensor_dls((x,y), (x,y), vocab=vocab, bs=8, device='cpu'))
+            learn.fit(1, cbs=[ManifoldMixup(layers=[], alpha=1.), Probe(order=20, run_valid=False, before_batch=lambda l: ys.append(l.y))])
+            assert all((y == y.round()).all() for y in ys) is seen
+    raises(['ManifoldMixup', 'reduction'], lambda: new_learner(model=nn.Linear(6,3), loss_func=flat, metrics=[], dls=tensor_dls((x,y), (x,y), vocab=['a','b','c'], bs=8, device='cpu')).fit(1, cbs=ManifoldMixup(layers=[], per_item=True)))
+
+def test_losses_that_cannot_be_weighed():
+    "Two divisors, and a `reduction` that is not looked at"
+    two = LabelSmoothingCrossEntropyFlat(weight=W3)
+    both = lambda p,y,reduction='mean': F.cross_entropy(p, y, weight=W3, reduction=reduction) + F.cross_entropy(p, y, reduction=reduction)
+    for loss in (two, both):
+        raises(['ManifoldMixup', 'per_item=True', 'one divisor', 'per_item=False'], lambda: linear_learner(INTS, loss).fit(1, cbs=ManifoldMixup(per_item=True)))
+        linear_learner(INTS, loss).fit(1, cbs=ManifoldMixup())
+    class Deaf(nn.Module):
+        reduction = 'mean'
+        def forward(self, p, y): return F.cross_entropy(p, y)
+    raises(['ManifoldMixup', "reduction='none'", 'Deaf', '() for 8 samples'], lambda: linear_learner(INTS, Deaf()).fit(1, cbs=ManifoldMixup(per_item=True)))
+    learn = linear_learner(INTS, CrossEntropyLossFlat())
+    raises(['ManifoldMixup'], lambda: learn.fit(1, cbs=[ManifoldMixup(per_item=True), Probe(order=0, before_batch=lambda l: setattr(l, 'loss_func', Deaf()))]))
+
+def test_losses_that_are_zero():
+    "Nothing to divide by: what all samples lose is 0, and so is the mixed loss; where all labels are ignored it is NaN, as the loss itself"
+    for y,want in ((INTS, 0.), (torch.full((24,), -100), NAN)):
+        loss = (lambda p,y,reduction='mean': 0*F.cross_entropy(p, y, reduction=reduction)) if want == 0 else F.cross_entropy
+        seen = []
+        linear_learner(y, loss).fit(1, 1e-3, cbs=[ManifoldMixup(per_item=True), Probe(order=20, run_valid=False, after_loss=lambda l: seen.append(l.loss.item()))])
+        assert len(seen) == 3 and all(map(math.isnan, seen)) if math.isnan(want) else seen == [0.]*3
+
+def test_nothing_to_learn_above():
+    learn = new_learner(model=nn.Sequential(nn.Flatten(), nn.Linear(64,8), nn.ReLU(), nn.Linear(8,3)))
+    for p in learn.model[3].parameters(): p.requires_grad_(False)
+    refused(['ManifoldMixup', 'stop_grad=True', 'no weight above 1 is trained'], learn, ManifoldMixup(layers='1', input_mixup=False, stop_grad=True))
+
 def test_per_item_needs_a_reduction():
     plain = lambda p,y: F.cross_entropy(p, y)
     raises(['ManifoldMixup', 'per_item=True', 'reduction'], lambda: new_learner(loss_func=plain).fit(1, cbs=ManifoldMixup(per_item=True)))
@@ -88,7 +239,7 @@ def test_integers_cannot_be_mixed():
         def forward(self, x): return self.fc(self.emb(self.ids(x)).mean(1))
     x = torch.randint(0, 9, (24,5))
     dls = tensor_dls((x,data()[1]), (x,data()[1]), bs=8, device='cpu')
-    raises(['ManifoldMixup', 'ids', 'int64', 'cannot be mixed'], lambda: new_learner(model=Bag(), dls=dls).fit(1, cbs=ManifoldMixup(layers='ids', input_mixup=False)), TypeError)
+    raises(['ManifoldMixup', 'ids', 'int64', 'cannot be mixed'], lambda: new_learner(model=Bag(), dls=dls).fit(1, cbs=ManifoldMixup(layers='ids', input_mixup=False)))
     assert [str(s) for s in mixing_sites(Bag(), (x,))] == ['emb']
 
 def test_targets_that_are_no_tensors():
@@ -180,3 +331,10 @@ def test_a_batch_of_one_is_left_alone():
         learn.fit(1, 1e-3, cbs=cbs)
         losses.append(weights(learn))
     assert same(*losses)
+
+def test_mix_takes_floating_numbers():
+    for what,got in ((lambda self: self.mix(self.y), 'torch.int64'), (lambda self: self.mix({'x': self.x}), 'dict'), (lambda self: self.mix((self.x,self.x)), 'tuple')):
+        raises(['Mine', '`mix` takes', got], lambda: new_learner().fit(1, 1e-3, cbs=mixer(before_batch=lambda self: self.begin_mixing() and what(self) and None)), TypeError)
+
+@pytest.mark.parametrize('cb', [ManifoldMixup, lambda: ManifoldMixup(layers=[]), lambda: VarMixup(VAE), lambda: mixer()])
+def test_a_gan_is_not_mixed(cb): raises(['GANMixup'], lambda: gan_learner().fit(1, cbs=cb()), TypeError)

@@ -110,6 +110,13 @@ def test_long_texts(name):
     except ValueError as e: assert 'SentenceEncoder' in str(e) and 'source=' in str(e); return   # to refuse is as good
     assert max(seen) < 1e-5 and len(seen) == 24
 
+def test_the_hint_about_long_texts_helps():
+    "A longer `seq_len` of the model, as the message says"
+    lengths = [10*(1+5*i%6) for i in range(24)]
+    said = raises(['PhantomEmbedding', 'SentenceEncoder', 'text_classifier_learner(dls, ..., seq_len='], lambda: text_learner(lengths, seq_len=10).fit(1, 1e-3, cbs=PhantomEmbedding()))
+    text_learner(lengths, seq_len=max(lengths)).fit(1, 1e-3, cbs=PhantomEmbedding())
+    assert int(re.search(r'seq_len=(\d+)', said)[1]) in lengths
+
 @pytest.mark.parametrize('dtype', [torch.uint8,torch.int8,torch.int16,torch.int32])
 @each
 def test_labels_of_any_integer_type(name, dtype):

@@ -23,6 +23,39 @@ def test_demo(tmp_path):
     before = (out/'demo.csv').stat().st_mtime_ns
     assert latentreg(*small, '--force').status == 0 and (out/'demo.csv').stat().st_mtime_ns > before
 
+WINDOWS = """
+import ctypes, pathlib, sys
+sys.modules.update(resource=None, fcntl=None, pwd=None, grp=None, termios=None)
+def no_proc(f):
+    def read(self, *args, **kwargs):
+        if str(self).startswith('/proc'): raise FileNotFoundError(str(self))
+        return f(self, *args, **kwargs)
+    return read
+pathlib.Path.read_text,pathlib.Path.write_text = no_proc(pathlib.Path.read_text),no_proc(pathlib.Path.write_text)
+class CDLL(ctypes.CDLL):
+    def __init__(self, name, *args, **kwargs):
+        if name is None: raise TypeError('as on Windows')
+        super().__init__(name, *args, **kwargs)
+ctypes.CDLL = CDLL
+"""
+
+def test_without_what_only_unix_has(tmp_path):
+    "Every module can be imported, and the demo runs; its memory is not known"
+    import pkgutil
+    names = [m.name for m in pkgutil.walk_packages(latentreg_fastai.__path__, 'latentreg_fastai.')]
+    code = WINDOWS + f"""
+import importlib
+for n in {names!r}: importlib.import_module(n)
+from latentreg_fastai.bench.run import _PeakMemory
+import math
+assert math.isnan(_PeakMemory().mb())
+from latentreg_fastai.cli import main
+main()"""
+    p = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, 'demo', '--methods', 'baseline', 'cw-VR', '--seeds', '2', '--out', str(tmp_path/'out')], capture_output=True, text=True)
+    assert p.returncode == 0, p.stderr
+    table = pd.read_csv(tmp_path/'out'/'demo.csv').set_index('method')
+    assert list(table.index) == ['baseline','cw-VR'] and table.error.between(0, 60).all()
+
 @pytest.mark.parametrize('args,said', [(('demo','--methods','Dropout'), ['unknown method Dropout','ManifoldMixup','cw-VR']), (('demo','--seeds','0'), ['--seeds must be 1 or more']),
                                        (('bench','imagenet'), ['imagenet','mnist-1k','.yaml']), ((), ['required'])])
 def test_wrong_words(args, said):

@@ -158,7 +158,7 @@ def test_a_pickle_of_a_used_loader_of_tensors_holds_the_data_once():
     size = lambda o: len(pickle.dumps(o))
     dl._on[torch.device('cpu')] = tuple(t.clone() for t in dl.dataset.tensors)      # as on another device
     assert size(dl) < fresh+1000
-    group.labels = group._sorted = group._class = group._place = None
+    group.labels = None
     assert size(group) < size(dl)+5000
 
 # Kinds of loaders

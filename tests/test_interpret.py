@@ -160,7 +160,8 @@ def test_tables():
     dls = TabularPandas(df, [Categorify], cat_names='cat', cont_names='a', y_names='y', y_block=CategoryBlock(), splits=(list(range(40)),list(range(40,60)))).dataloaders(bs=16, val_bs=7, num_workers=0, device='cpu')
     learn = tabular_learner(dls, layers=[8,6], loss_func=CrossEntropyLossFlat()); learn.remove_cb(ProgressCallback)
     i = from_learner(learn)
-    z,out,y = by_hand(learn.model, dls.valid, get_layer(learn.model), True)
+    assert str(i.site) == 'layers.1.2:input'             # what leaves the ReLU, before batch normalisation
+    z,out,y = by_hand(learn.model, dls.valid, get_layer(learn.model, 'layers.1.2'), True)
     alike(i.features, z); alike(i.probs, out.softmax(1)); assert torch.equal(i._labels('it'), y.view(-1).long()) and i.vocab == ['u','v','w']
     assert i.knn(k=1).among[1] == 40 and i.interpolation(points=2).notna().all(axis=None)
     assert {t.get_text() for t in i.plot_pca().texts} == {'u','v','w'}
@@ -220,7 +221,7 @@ class Odd(nn.Module):
 
 @pytest.mark.parametrize('kw,error', [(dict(layer='rows'), 'rows gives 10 rows for 5 samples'), (dict(layer='sizes'), 'sizes has 2 units in one batch and 5 in another'), (dict(layer='nans'), r'the features of \d+ of 12 samples at nans hold NaN or infinite'),
                                       (dict(layer='inf'), 'of 12 samples at inf hold NaN or infinite'), (dict(layer='never'), 'the forward pass never reached never'), (dict(layer='neve'), "layer='neve': there is no layer 'neve'; did you mean"), (dict(layer=nn.Conv2d), "there is no layer <class .*Conv2d'>"),
-                                      (dict(layer=99), 'there is no layer 99'), (dict(layer='out:output'), "neither 'name' nor 'name:input'"), (dict(layer=nn.Linear(2,2)), 'not part of the model'), (dict(layer=lambda m: None), 'returned None'),
+                                      (dict(layer=99), 'there is no layer 99'), (dict(layer='out:output'), "is not 'name', 'name:input' or"), (dict(layer=nn.Linear(2,2)), 'not part of the model'), (dict(layer=lambda m: None), 'returned None'),
                                       (dict(memory=0), 'gigabytes above 0, not 0'), (dict(memory=-1.), 'not -1.0'), (dict(memory='2'), "not '2'"), (dict(memory=None), 'not None'), (dict(memory=math.nan), 'not nan'), (dict(memory=4*64*1.9/1e9), 'not even two samples of 64 units fit')], ids=plain)
 def test_clear_errors(kw, error):
     learn = uneven_learner(model=Odd())
@@ -240,7 +241,10 @@ def test_other_loaders_are_refused():
     with pytest.raises(TypeError, match='LatentInterpretation: .*how many samples'): from_learner(uneven_learner(), dl=DataLoader(Stream(), bs=4))
 
 def test_no_linear_layer():
-    with pytest.raises(ValueError, match='LatentInterpretation: layer=None: there is no nn.Linear'): from_learner(uneven_learner(model=nn.Sequential(nn.Conv2d(1,3,8), nn.Flatten())))
+    class Own(nn.Module):
+        def __init__(self): super().__init__(); self.act,self.w = nn.ReLU(),nn.Parameter(torch.randn(64,3))
+        def forward(self, x): return self.act(x.flatten(1)@self.w)
+    with pytest.raises(ValueError, match='LatentInterpretation: layer=None: no layer with weights makes the prediction'): from_learner(uneven_learner(model=Own()))
 
 # Targets that are no labels
 
@@ -321,7 +325,7 @@ ACTIONS = {'gather': lambda l,i: from_learner(l), 'gather training': lambda l,i:
 def test_nothing_is_changed(action, make, mode):
     learn,valid = start(make, 'eval')
     i = from_learner(learn, ds_idx=0)
-    if mode != 'eval': learn,valid = start(make, mode); i.learn = learn; i.site = Site.named(learn.model, None)[0]
+    if mode != 'eval': learn,valid = start(make, mode); i.learn = learn; i.site = trace_layers(learn.model, learn.dls.one_batch()[:1]).activations()
     before = state(learn)
     ACTIONS[action](learn, i)
     unchanged(before, state(learn))

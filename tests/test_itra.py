@@ -73,15 +73,18 @@ def test_a_schedule_of_the_weight():
     close(*zip(*seen), eps=1e-4); assert len(seen) == 5
 
 def test_the_queue():
+    "Holds the features of the last steps, from before each step"
     cb,learn = ITRA(source='queue', queue_len=3, warmup=0.),new_learner(model=tanh_net())
-    lens,zs = [],[]
+    lens,zs,ys = [],[],[]
+    def seen(l):
+        lens.append(len(cb._queue)); zs.append(l.model[:-1](l.x).detach()); ys.append(l.y.clone())
     def look(l):
-        lens.append(len(cb._queue)); zs.append(l.model[:-1](l.x).detach())
-        for (z,y),want in zip(cb._queue, zs[-3:]):
-            assert not z.requires_grad and z.grad_fn is None and z.shape == (8,8) and y.shape == (8,)
-    def same_features(l): torch.testing.assert_close(cb._queue[-1][0], zs[-1]); assert torch.equal(cb._queue[-1][1], l.y)
-    learn.fit(2, 1e-2, cbs=[cb, Probe(order=5, run_valid=False, after_loss=look), Probe(order=6, run_valid=False, after_loss=same_features)])
-    assert lens == [1,2,3,3,3,3] and learn.recorder.terms['itra_c'][0] == 0 and min(learn.recorder.terms['itra_c'][1:]) > 0
+        assert len(cb._queue) == min(3, len(zs))
+        for (fine,z,y),z0,y0 in zip(cb._queue, zs[-3:], ys[-3:], strict=True):
+            assert fine.item() is True and not z.requires_grad and z.grad_fn is None
+            torch.testing.assert_close(z, z0); assert torch.equal(y, y0)
+    learn.fit(2, 1e-2, cbs=[cb, Probe(order=5, run_valid=False, after_loss=seen), Probe(run_valid=False, after_batch=look)])
+    assert lens == [0,1,2,3,3,3] and learn.recorder.terms['itra_c'][0] == 0 and min(learn.recorder.terms['itra_c'][1:]) > 0
     learn.fit(1, 1e-2, cbs=cb)
     assert learn.recorder.terms['itra_c'][0] == 0                                     # a new fit begins with an empty queue
 

@@ -3,7 +3,6 @@ import pytest, timm, torchvision
 from fastai.tabular.all import *
 from fastai.text.models.core import get_text_classifier, AWD_LSTM
 from common import *
-from latentreg_fastai.layers import *
 
 X = torch.randn(2,3,64,64)
 
@@ -79,14 +78,14 @@ def test_passes_means_that_nothing_goes_round(case):
     out = [r for r in recs if not r.out and not isinstance(r.module, nn.Identity)]
     passed,beside = [r for r in recs[::3] if r.out],[r for r in out[::4] if r.name.count('.') > 0 and not r.name.startswith(('fc','classifier','head'))]
     assert passed and beside
-    for r in passed: assert all_passes(model, Site(r.name, r.module), x), r.name
-    for r in beside: assert not all_passes(model, Site(r.name, r.module), x), r.name
+    for r in passed: assert all_passes(model, Site(r.name, r.module, at=r.i), x), r.name
+    for r in beside: assert not all_passes(model, Site(r.name, r.module, at=r.i), x), r.name
 
 def test_tabular():
     learn = tabular()
     xb = learn.dls.one_batch()[:2]
     assert names(mixing_sites(learn.model, xb)) == ['layers:input','layers.0','layers.1']
-    assert str(Site.named(learn.model, None)[0]) == 'layers.2.0:input'
+    assert str(trace_layers(learn.model, xb).activations()) == 'layers.1.2:input'   # what leaves the ReLU, before batch normalisation
     table = latent_layers(learn.model, *xb)
     assert 'mixup' in table.default['layers:input'] and table.passes['layers:input']
     learn.fit(1, cbs=[ManifoldMixup(), VarianceRegularizer()])
@@ -96,7 +95,7 @@ def test_text():
     for p in model[0].parameters(): p.requires_grad_(False)    # as a frozen language model
     x = torch.randint(2, 50, (4,14))
     sites = mixing_sites(model, (x,))
-    assert names(sites) == ['0']                          # the encoder's output, the first place behind the embeddings that all texts pass whole
+    assert names(sites) == ['0.module.encoder_dp','0']    # the embeddings, chunk by chunk, and the encoder's output
     assert not any(p.requires_grad for p in model[0].parameters())
 
 def awd_lstm_clas_config():
@@ -117,7 +116,7 @@ def test_get_layers(spec, want):
     assert [n for n,_ in get_layers(model, spec)] == want
     assert get_layer(model, spec) is dict(model.named_modules())[want[-1]]
 
-def test_the_model_itself(): assert get_layer(m := nn.Linear(3,2)) is m and get_layer(net_ := net(), lambda m: m) is net_
+def test_the_model_itself(): assert get_layer(net_ := net(), lambda m: m) is net_
 
 def test_without_a_batch():
     t = latent_layers(resnet20())

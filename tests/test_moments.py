@@ -12,8 +12,14 @@ def test_weight(cls, weight): raises([cls.__name__, 'weight', '0 or more', repr(
 def test_schedule_below_zero(cls): raises([cls.__name__, 'weight', '0 or more'], lambda: new_learner().fit(1, cbs=cls(SchedLin(.1,-1.))))
 
 def test_no_linear_layer():
-    model = nn.Sequential(nn.Conv2d(1,3,3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    raises(['VarianceRegularizer', 'no nn.Linear', '`layer` must be given', 'the layers are 0, 1, 2'], lambda: new_learner(model=model).fit(1, cbs=VarianceRegularizer()))
+    "A convolution may make the prediction too; where nothing with weights does, a layer must be named"
+    model = nn.Sequential(nn.Conv2d(1,3,3), nn.ReLU(), nn.Conv2d(3,3,1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    learn,cb = new_learner(model=model),VarianceRegularizer()
+    learn.fit(1, cbs=[cb, Probe(after_loss=lambda l: cb.site and test_eq(str(cb.site), "2:input"), run_valid=False)])
+    class Own(nn.Module):
+        def __init__(self): super().__init__(); self.act,self.w = nn.ReLU(),nn.Parameter(torch.randn(64,3))
+        def forward(self, x): return self.act(x.flatten(1)@self.w)
+    raises(['VarianceRegularizer', 'no layer with weights makes the prediction', '`layer` must be given', 'the layers are act'], lambda: new_learner(model=Own()).fit(1, cbs=VarianceRegularizer()))
 
 FLOAT = data()[1][:,None]*torch.ones(1,3)
 @pytest.mark.parametrize('y,match', [(FLOAT, ['float32', '(8, 3)']), (torch.zeros(24,3,dtype=torch.long), ['int64', '(8, 3)'])], ids=['one-hot','several'])

@@ -156,7 +156,7 @@ class Unreached(nn.Module):
 def test_monitor_refuses_at_once(kw):
     with pytest.raises(ValueError, match=f'LatentMonitor: `{first(kw)}` must be a whole number.* above 0, not'): LatentMonitor(**kw)
 
-@pytest.mark.parametrize('kw,error', [(dict(layer='never'),'the forward pass never reached never'), (dict(layer='doubled'),'doubled gives 16 rows for 8 labels'), (dict(layer='nowhere'),"layer='nowhere': there is no layer"), (dict(n_classes=2),'`n_classes` is 2, but the data has 3 classes')], ids=plain)
+@pytest.mark.parametrize('kw,error', [(dict(layer='never'),"layer='never': the forward pass never reached never"), (dict(layer='doubled'),'doubled gives 16 rows for 8 labels'), (dict(layer='nowhere'),"layer='nowhere': there is no layer"), (dict(n_classes=2),'`n_classes` is 2, but the data has 3 classes')], ids=plain)
 def test_monitor_refuses_in_a_fit(kw, error):
     learn = new_learner(model=Unreached())
     with pytest.raises(ValueError, match=f'LatentMonitor: {error}'): learn.fit(1, 1e-2, cbs=LatentMonitor(1, **kw))

@@ -43,7 +43,7 @@ def test_mlp_layers():
     assert kinds(m) == ['Flatten'] + ['Linear','ReLU']*5 + ['Linear']          # the output layer gives logits
     assert shapes(m, torch.randn(3,1,28,28)) == {'0': (3,784), **{k: (3,100) for k in '12345'}, '6': (3,10)}
     assert (m[:6](torch.randn(3, 784)) >= 0).all()                              # a hidden layer ends after its ReLU
-    assert get_layer(m) is m[6]
+    assert trace_layers(m, (torch.randn(2,784),)).head().module is m[6]
 
 @pytest.mark.parametrize('depth', [1, 2, 4])
 def test_mlp_depth_counts_the_output_layer(depth):
@@ -89,7 +89,7 @@ def test_resnet_layers(depth):
     assert len(convs(m)) + 1 == depth and len(widths(m, nn.Linear)) == 1
     assert [len(m.get_submodule(f'stage{i}')) for i in (1,2,3)] == [n]*3
     assert all(c.kernel_size == (3,3) and c.bias is None for c in convs(m))
-    assert get_layer(m) is m.fc
+    assert trace_layers(m, (torch.randn(2,3,32,32),)).head().module is m.fc
 
 def test_resnet_shapes():
     got = shapes(resnet20(), torch.randn(2,3,32,32))
@@ -229,8 +229,8 @@ def test_minilm_trains_with_itra(news):
     for weight in (.6,0.):
         set_seed(0)
         model = minilm()
-        assert get_layer(model) is model.head
         dls = agnews_dls(16, 16, bs=16, n_tokens=32, device='cpu')
+        assert str(trace_layers(model, dls.one_batch()[:1]).activations()) == 'head:input'
         dls.train.rng.seed(0)
         changed = one_step(dls, model, Watched(weight, source='split', warmup=0.))
         assert {'head.weight','head.bias','body.embeddings.word_embeddings.weight'} <= changed and sum(n.startswith('body.encoder') for n in changed) > 80

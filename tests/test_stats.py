@@ -107,7 +107,7 @@ def test_gradcheck(name, shape):
 def test_figures_worked_by_hand():
     "Two units over two classes: means (1,2) and (5,5), so that every figure can be done in the head"
     z,y = tensor([[0.,1], [2,3], [5,5]]),tensor([0,0,1])
-    assert classwise_variance_penalty(z, y, 2) == .5        # v⁰ = (1,1), v¹ = 0: (1+1)/(2·2)
+    same(classwise_variance_penalty(z, y, 2), tensor(.5), 1e-6)        # v⁰ = (1,1), v¹ = 0: (1+1)/(2·2)
     assert classwise_covariance_penalty(z, y, 2) == .5      # c⁰₁₂ = 1, one pair: 1/2
     assert activation_l1(z) == 16/6
 

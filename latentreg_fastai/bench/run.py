@@ -10,7 +10,9 @@ __all__ = ['datasets', 'networks', 'tasks', 'optimizers', 'fits', 'precisions', 
            'versions', 'one_run']
 
 # %% ../../nbs/30_bench.run.ipynb #93aaba66
-import base64,cloudpickle,ctypes,dataclasses,gc,io,json,platform,reprlib,resource,sys
+import base64,cloudpickle,ctypes,dataclasses,gc,io,json,platform,reprlib,sys
+try: import resource                                     # Windows has none
+except ImportError: resource = None
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.fp16 import AMPMode
 from torchvision.utils import save_image
 from ..layers import *
+from ..signal import *
 from ..checks import *
 from ..data.load import *
 from ..data.groups import *
@@ -472,7 +475,9 @@ class _PeakMemory:
     def _peak(self):
         if self.cuda: return torch.cuda.max_memory_allocated()/2**20
         try: return next(int(l.split()[1]) for l in Path('/proc/self/status').read_text().splitlines() if l.startswith('VmHWM'))/2**10
-        except OSError: return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform == 'darwin' else 2**10)
+        except OSError: pass
+        if resource is None: return math.nan
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform == 'darwin' else 2**10)
     def mb(self): return self._peak() - self.start
 
 def _libc(name, *args):

@@ -12,16 +12,18 @@ from ..layers import *
 from ..data.load import *
 from ..data.groups import *
 from ..stats import *
+from ..targets import *
 from fastai.basics import *
+from fastai.callback.mixup import MixHandler
 
 # %% ../../nbs/14_callback.baselines.ipynb #10b070fd
-class CenterLoss(ClasswiseCallback):
+class CenterLoss(KeepsState, ClasswiseCallback):
     "Pull features towards a centre of their class, which follows them: L_C = ½ mean_i ‖z_i − c_{y_i}‖² (Wen et al. 2016, Eqs. 2 to 4)"
     needs_labels = True
     def __init__(self,
         weight:float|Callable=.1, # λ, 0 or more, or a schedule of it
         lr:float=.5, # Rate at which centres follow (the paper's α), above 0 and up to 1
-        layer=None, # Where the features are: a layer as `get_layer` takes it (its output); by default the input of the last `nn.Linear`
+        layer=None, # Where the features are: a layer as `get_layer` takes it (its output); by default the network's last activations, see `SignalPass.activations`
         n_classes:int=None, # K; by default from the data loaders, else the width of the model's output
         labels:int|Callable=None, # Where the labels are, if they are not the first target: a position in `yb`, or a function of the learner
     ):
@@ -34,17 +36,32 @@ class CenterLoss(ClasswiseCallback):
     def reset(self): self.centers = None
 
     def penalty(self, z, *yb):
-        "L_C with the centres as they are, which then follow: c_k −= lr·Σ_{y_i=k}(c_k − z_i)/(1 + n_k)"
-        z,y = flat_features(z),yb[0].view(-1).long().clamp(0, self.K-1)   # labels out of range are reported at the end of the epoch
-        if self.centers is None or self.centers.shape[1] != z.shape[1]: self.centers = z.new_zeros(self.K, z.shape[1])
-        self.centers = self.centers.to(z)
-        away = z - self.centers[y]
-        with torch.no_grad():
-            n = z.new_zeros(self.K).index_add_(0, y, z.new_ones(len(z)))
-            self.centers.index_add_(0, y, away.detach()*(self.lr/(1 + n))[y][:,None])
-        return away.square().sum(1).mean()/2
+        "L_C with the centres as they are; they follow once the step is taken"
+        z,y = flat_features(z),yb[0].view(-1).long()
+        known,y = y >= 0,y.clamp(0, self.K-1)             # labels out of range are reported at the end of the epoch
+        self.centers = self._fitting(z)
+        away = torch.where(known[:,None], z - self.centers[y], 0)
+        self.note(away, y, known)
+        return away.square().sum()/known.sum().clamp_min(1)/2
 
-    def state_dict(self): return dict(centers=None if self.centers is None else self.centers.cpu())
+    def _fitting(self, z):
+        "The centres, for features like `z`"
+        shape = self.K,z.shape[1]
+        if self.centers is None: return z.new_zeros(shape)
+        if self.centers.shape == shape: return self.centers.to(z)
+        raise self.error(f'its centres are of {len(self.centers)} classes and {self.centers.shape[1]} units, this batch of {shape[0]} '
+                         f'and {shape[1]}: `layer` must give features of one length, as behind a pooling, and a state that was loaded be '
+                         'of the same layer and classes')
+
+    def learn_from(self, notes):
+        "c_k −= lr·Σ_{y_i=k}(c_k − z_i)/(1 + n_k), over the rows of the step"
+        together = lambda ts: ts[0] if len(ts) == 1 else torch.cat(ts)
+        away,y,known = (together([n[i] for n in notes]) for i in (1,2,3))
+        fine = known & together([ok.expand(len(y)) for ok,_,y,_ in notes])
+        n = away.new_zeros(self.K).index_add_(0, y, fine.to(away))
+        self.centers.index_add_(0, y, torch.where(fine[:,None], away, 0)*(self.lr/(1 + n))[y][:,None])
+
+    def state_dict(self): return dict(centers=self.centers)
     def load_state_dict(self, state): self.centers = state['centers']
 
 # %% ../../nbs/14_callback.baselines.ipynb #5a93cd8f
@@ -58,24 +75,55 @@ class DisturbLabel(LayerCallback):
         self.p = check_share(self, 'p', p)
         self.n_classes = n_classes if n_classes is None else check_whole(self, 'n_classes', n_classes)
 
+    @property
+    def changes_labels(self): return self.p > 0
+
     def setup(self):
         super().setup()
-        self.K = self.find_n_classes()
-        if self.K is not None or self.p == 0: return
-        try: self.K = int(labels_of(self.dls.train).max()) + 1
+        self.K,self._seen,self._fits,self._looked = self.find_n_classes(),[],False,False
+        mixers = [cb.order for cb in self.learn.cbs if isinstance(cb, MixHandler)]
+        self.order = min([type(self).order, *[o - .5 for o in mixers]])   # fastai's MixUp and CutMix come early, and keep the partners' labels
+        if self.p == 0: return
+        self.check_classes('it')
+        if self.K is not None: return
+        try: y = labels_of(self.dls.train)
         except ValueError: raise self.error('the number of classes is not known from the data loaders: give `n_classes`') from None
+        self.K = int(y[y != self.no_label].max(initial=0)) + 1
 
     def before_batch(self):
         if self.p == 0 or not len(self.yb): return
         self.check_labels(self.yb[0], 'it')
         y = self.yb[0]
-        disturbed,other = self.rng.random(len(y)) < self.p,self.rng.integers(self.K, size=len(y))
+        self._seen.append(y)
+        if self.K > (2 if y.dtype == torch.bool else torch.iinfo(y.dtype).max + 1): y = y.long()
+        ignored = range(self.K).count(self.no_label)
+        disturbed,other = self.rng.random(len(y)) < self.p,self.rng.integers(self.K - ignored, size=len(y))
+        if ignored: other += other >= self.no_label
         disturbed,other = (torch.from_numpy(t).to(y.device, non_blocking=True).view(y.shape) for t in (disturbed,other))
-        with plain_tensors(): self.learn.yb = (torch.where(disturbed, other.to(y.dtype), y),*self.yb[1:])
+        with plain_tensors(): self.learn.yb = (torch.where(disturbed & (y != self.no_label), other.to(y.dtype), y),*self.yb[1:])
+
+    def after_pred(self):
+        "Once a fit: does the model tell as many classes as there are?"
+        if self._fits or self.p == 0 or not len(self.yb): return
+        self._fits,width = True,self.output_width()
+        if width is None or width >= self.K or (width == 1 and (self.K == 2 or are_classes(self.dls, self.loss_func))): return
+        raise self.error(f'labels would be drawn from {self.K} classes, and the model gives {width} number{"s"*(width > 1)} a sample: '
+                         'give `n_classes`, or a model with an output for each class')
+
+    def after_loss(self):
+        if self.p > 0 and len(self.yb) and not self._looked: self.check_loss('disturbed labels would not reach it')
+        self._looked = True
+
+    def after_train(self):
+        "Labels out of range are noticed here, where reading from the device costs one wait an epoch"
+        super().after_train()
+        seen,self._seen = self._seen,[]
+        self.check_range(seen, self.K)
 
 # %% ../../nbs/14_callback.baselines.ipynb #49048049
 class WeightL1(WeightedTerm):
     "Penalise the absolute value of a network's weights: Σ|w|, biases and normalisation left out"
+    fit_state = ('_weights',)
     def __init__(self,
         weight:float|Callable=1e-5, # λ, 0 or more, or a schedule of it
         layer=None, # Layers as `get_layers` takes them (a glob or a type names several); by default the whole network

@@ -7,6 +7,7 @@ __all__ = ['GANMixup']
 
 # %% ../../nbs/17_callback.gan.ipynb #18a1a36b
 from ..layers import *
+from ..signal import *
 from ..checks import *
 from .core import *
 from .mixing import check_something_to_mix
@@ -16,7 +17,7 @@ from fastai.vision.gan import GANModule
 # %% ../../nbs/17_callback.gan.ipynb #f2a76f73
 class GANMixup(WeightedTerm):
     "Add the loss of a GAN's critic on mixtures of real and fake images (Manifold Mixup, Eqs. 8 to 11)"
-    batch_state = ('_fake',)
+    batch_state,fit_state = ('_fake',),('_sites',)
     _fake,site,_n = None,None,0
     def __init__(self,
         alpha:float=.5, # λ is drawn uniformly from (0, alpha); above 0, up to 1

@@ -15,13 +15,14 @@ from ..stats import *
 from fastai.basics import *
 
 # %% ../../nbs/13_callback.itra.ipynb #6fc13715
-class ITRA(ClasswiseCallback):
+class ITRA(KeepsState, ClasswiseCallback):
     "Align the features of two mini-batches: the loss of the first, plus `weight` × the MMD between both, per class (ITRA, Eqs. 3 to 6)"
     gathers = False # Ranks are gathered after the two batches are told apart
+    data_state = 'item_labels','_queue'
     def __init__(self,
         weight:float|Callable=0.6, # λ, 0 or more, or a schedule of it
         classwise:bool=True, # The mean of the MMD within each class (ITRA-c, Eq. 5), or, if not, that of the whole (Eq. 3)
-        layer=None, # Where the features are: a layer as `get_layer` takes it (its output); by default the input of the last `nn.Linear`
+        layer=None, # Where the features are: a layer as `get_layer` takes it (its output); by default the network's last activations, see `SignalPass.activations`
         source:str='dataset', # The second batch is loaded beside the first, `'split'` from it, or a `'queue'` of features of earlier ones
         sigma:float|Callable=None, # Bandwidth σ > 0, or a function of the squared distances of all pairs; by default their median
         warmup:float=0.2, # The share of training before the weight rises from 0
@@ -57,25 +58,38 @@ class ITRA(ClasswiseCallback):
         try: return PairedDL(dl, self.matched, self.item_labels, active=self.acts_in)
         except (TypeError,ValueError) as e: raise type(e)(str(e).replace('`labels', '`item_labels')) from None   # as they are called here
 
+    def setup(self):
+        super().setup()
+        for cb in self.learn.cbs if self._on and self.classwise and self.source == 'dataset' else ():
+            if getattr(cb, 'changes_labels', False):
+                self.refuse(cb, "gives one of two batches other labels; use source='split' or source='queue', or classwise=False")
+        top = max([int(y.max()) for _,_,y in self._queue if len(y)], default=-1)   # of a state that was loaded
+        if self.classwise and self.K is not None and top >= self.K:
+            raise self.error(f'the queue that was loaded holds labels up to {top}, and there are {self.K} classes')
+
     def reset(self): self._queue = []
-    def state_dict(self): return dict(queue=[(z.cpu(),y.cpu()) for z,y in self._queue])
+    def state_dict(self): return dict(queue=self._queue)
     def load_state_dict(self, state): self._queue = state['queue']
 
 # %% ../../nbs/13_callback.itra.ipynb #328490be
 @patch
 def penalty(self:ITRA, z, *yb):
     "The MMD between two batches, or its mean per class; 0 where there is no second"
-    y = yb[0].view(-1) if self.classwise else torch.zeros(len(z), dtype=torch.long, device=z.device)
-    z1,y1,z2,y2 = getattr(self, f'_by_{self.source}')(z, y)
+    y = yb[0] if self.classwise else torch.zeros(len(z), dtype=torch.long, device=z.device)
+    z1,y1,z2,y2,*seen = getattr(self, f'_by_{self.source}')(z, y)
     if not len(z1) or not len(z2): return z.sum()*0
     z1,y1,z2,y2 = map(self.global_batch, (z1,y1,z2,y2))
-    if self.classwise: return classwise_mmd(z1, y1, z2, y2, self.K, self.sigma, self.squared)
-    return mmd(z1, z2, self.sigma, self.squared)
+    if self.classwise:
+        sigma = partial(median_bandwidth, keep=torch.cat([y1,y2]) >= 0) if self.sigma is None else self.sigma   # of samples that have a class
+        term = classwise_mmd(z1, y1, z2, y2, self.K, sigma, self.squared)
+    else: term = mmd(z1, z2, self.sigma, self.squared)
+    return torch.where(seen[0], term, 0) if seen else term
 
 @patch
 def _by_dataset(self:ITRA, z, y):
     n = self.rows.n_own
-    return z[:n], y[:n], z[n:], self.find_labels(self.rows.inputs, self.rows.targets).view(-1) if self.classwise else y[n:]
+    if not self.classwise: return z[:n], y[:n], z[n:], y[n:]
+    return z[:n], y[:n], z[n:], self.without_ignored(self.find_labels(self.rows.inputs, self.rows.targets), other=True)
 
 @patch
 def _by_split(self:ITRA, z, y):
@@ -84,6 +98,18 @@ def _by_split(self:ITRA, z, y):
 
 @patch
 def _by_queue(self:ITRA, z, y):
-    earlier = [(a.to(z.device),b.to(z.device)) for a,b in self._queue] or [(z[:0],y[:0])]
-    self._queue = [*self._queue, (z.detach(),y)][-self.queue_len:]
-    return z, y, *map(torch.cat, zip(*earlier))
+    self.note(z, y)
+    for _,a,_ in self._queue:
+        if a.shape[1:] == z.shape[1:]: continue
+        raise self.error(f'the queue holds features of shape {tuple(a.shape[1:])}, and this batch has {tuple(z.shape[1:])}: `layer` must '
+                         'give features of one shape, as behind a pooling, and a queue that was loaded be of the same layer')
+    if not self._queue: return z, y, z[:0], y[:0]
+    fine,z2,y2 = map(torch.cat, zip(*[(ok.to(z.device).expand(len(b)),a.to(z),b.to(y)) for ok,a,b in self._queue]))
+    # in place of the rows of a batch that was not finite stand others again
+    rows = (~fine).byte().argsort(stable=True)[torch.arange(len(fine), device=z.device) % fine.sum().clamp_min(1)]
+    return z, y, z2[rows], y2[rows], fine.any()
+
+@patch
+def learn_from(self:ITRA, notes):
+    "The queue of the features of batches with which a step was taken"
+    self._queue = [*self._queue, *[(ok,torch.where(ok, z, 0),torch.where(y < 0, y - (1<<61), y)) for ok,z,y in notes]][-self.queue_len:]

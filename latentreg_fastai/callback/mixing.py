@@ -8,9 +8,11 @@ __all__ = ['MixingCallback', 'check_something_to_mix', 'LayerMixing']
 # %% ../../nbs/03_callback.mixing.ipynb #b1e78a46
 from ..checks import *
 from ..layers import *
+from ..signal import *
+from ..targets import *
 from .core import *
 from fastai.basics import *
-from fastai.callback.mixup import MixHandler,reduce_loss
+from fastai.callback.mixup import MixHandler
 
 # %% ../../nbs/03_callback.mixing.ipynb #fee0afef
 class MixingCallback(LayerCallback):
@@ -23,11 +25,18 @@ class MixingCallback(LayerCallback):
     batch_state = '_partner','_mixed','lam','shift'
     _ours = 'lam','shift'
     _mixed = None # Was `mix` called in this batch?
+    _classes = None # For each target, once it is known: does it tell classes?
+    _looked = False # Was the loss looked at in this fit?
+    _uneven = None # Did the loss of a batch divide parts of itself by different numbers?
     _partner = None # Targets of the partners, in a batch whose targets are mixed
 
     def setup(self):
         super().setup()
         check_number(self, 'alpha', self.alpha, above=True)
+        self._classes = self._uneven = None
+        self._looked = False
+        if hasattr(self.learn, 'gan_trainer'):
+            raise self.error('the targets of a GAN are images, which go with no mixture of its inputs: take GANMixup', TypeError)
         if isinstance(self, WeightedTerm): self._check_two_bases()
         for cb in self.learn.cbs:
             if isinstance(cb, MixHandler) or (isinstance(cb, MixingCallback) and cb is not self):
@@ -50,12 +59,18 @@ class MixingCallback(LayerCallback):
     )->Tensor: # λ·t_i + (1−λ)·t_j, row j being `shift` rows before i
         "Mix the rows of `t`, in a batch for which λ was drawn"
         if self.lam is None: raise self.error('no λ was drawn for this batch: call begin_mixing() first, and mix only if it says so')
+        if not isinstance(t, Tensor) or not t.is_floating_point():
+            raise self.error(f'`mix` takes a tensor of floating numbers, not {t.dtype if isinstance(t, Tensor) else type(t).__name__}', TypeError)
         self._mixed = True
-        lam = self.lam if not self.per_item else self.lam.to(t).view(-1, *[1]*(t.ndim-1))
-        return torch.lerp(t.roll(self.shift, 0), t, lam)
+        if not self.per_item: return torch.lerp(t.roll(self.shift, 0), t, self.lam)
+        full = t.float() if t.dtype in (torch.float16,torch.bfloat16) else t   # λ is not rounded
+        return torch.lerp(full.roll(self.shift, 0), full, self.lam.to(full).view(-1, *[1]*(t.ndim-1))).to(t.dtype)
 
 # %% ../../nbs/03_callback.mixing.ipynb #b30a14bf
-def _has_reduction(loss_func): return hasattr(loss_func, 'reduction') or 'reduction' in inspect.signature(loss_func).parameters
+def _has_reduction(loss_func):
+    if hasattr(loss_func, 'reduction'): return True
+    try: return 'reduction' in inspect.signature(loss_func).parameters
+    except (TypeError,ValueError): return False          # a function of C tells nothing
 
 # %% ../../nbs/03_callback.mixing.ipynb #0b4e926e
 @patch
@@ -68,27 +83,68 @@ def begin_mixing(self:MixingCallback)->bool: # Is there anybody to mix with?
     if self._n < 2: return False
     self.draw(self._n)
     if self.per_item: self.lam = self.lam.to(yb[0].device, non_blocking=True)
-    self._integer = any(not y.is_floating_point() for y in yb)
+    can_mix = [self._can_mix(y, i) for i,y in enumerate(yb)]
+    self._integer = not all(can_mix)
     if self.per_item and self._integer and not _has_reduction(self.loss_func):
         raise self.error(f'with per_item=True and integer targets the loss must take a `reduction`, which {self.loss_func} does not')
-    self.learn.yb = tuple(self.mix(y) if y.is_floating_point() else y for y in yb)
-    with plain_tensors(): self._partner = tuple(y if y.is_floating_point() else y.roll(self.shift, 0) for y in self.yb)
+    self.learn.yb = tuple(self.mix(y) if can else y for y,can in zip(yb, can_mix))
+    with plain_tensors(): self._partner = tuple(y if can else y.roll(self.shift, 0) for y,can in zip(self.yb, can_mix))
     self._mixed = False                                  # so far of the targets alone
     return True
 
+@patch
+def _can_mix(self:MixingCallback, y, i):
+    "Can target `i` itself be mixed? Not if it is an integer, nor a floating number that tells a class"
+    if not y.is_floating_point(): return False
+    if y.numel() != len(y) and y.ndim != 3: return True   # neither a number a sample nor masks
+    if self._classes is None: self._classes = {}          # looked for once a fit
+    if i not in self._classes: self._classes[i] = are_classes(self.dls, self.loss_func, i)
+    return not self._classes[i]
+
+# %% ../../nbs/03_callback.mixing.ipynb #8a379ebc
 @patch
 def after_loss(self:MixingCallback):
     "λ·loss(pred, y_i) + (1−λ)·loss(pred, y_j); terms that others have added to `loss_grad` stay"
     targets,others = self._partner is not None,bool(self._mixed)
     if others and not targets: raise self.error('inputs or hidden states were mixed, and targets were not: call begin_mixing() first')
     if targets and not others: raise self.error('targets were mixed, and nothing else: use self.mix for inputs or hidden states')
+    if targets and not self._looked: self.check_loss('mixed targets would not reach it')
+    self._looked = True
     if not targets or not self._integer: return
     with plain_tensors():
-        if self.per_item:
-            with NoneReduce(self.loss_func) as lf: own,other = (lf(self.pred, *yb).view(self._n, -1) for yb in (self.yb, self._partner))
-            mixed = reduce_loss(torch.lerp(other, own, self.lam.to(own)[:,None]), getattr(self.loss_func, 'reduction', 'mean'))
-        else: mixed = torch.lerp(self.loss_func(self.pred, *self._partner), self.loss, self.lam)
+        other = self.loss_func(self.pred, *self._partner)
+        mixed = self._mixed_rows(other) if self.per_item else torch.lerp(other, self.loss, self.lam)
         self.learn.loss_grad,self.learn.loss = self.loss_grad + (mixed - self.loss), mixed
+
+@patch
+def _mixed_rows(self:MixingCallback, other):
+    "The losses of the samples, each mixed by its own λ, with the divisor of the loss; `other` is that of the partners' targets"
+    with NoneReduce(self.loss_func) as lf: own,others = (self._rows_of(lf(self.pred, *yb)) for yb in (self.yb, self._partner))
+    reduced,totals = torch.stack([self.loss.detach(), other.detach()]),torch.stack([own.detach().sum(), others.detach().sum()])
+    apart = reduced*totals.flip(0)                       # alike, if both have one divisor
+    uneven = (apart[0]-apart[1]).abs() > max(1e-3, 8*torch.finfo(reduced.dtype).eps)*apart.abs().sum()
+    self._uneven = uneven if self._uneven is None else self._uneven | uneven
+    reduced,total = reduced.sum(),totals.sum()
+    share = torch.where(total == 0, reduced, reduced/total)   # 1 over the divisor; where all losses are 0 so is what they add up to
+    return share*torch.lerp(others, own, self.lam.to(own)[:,None]).sum()
+
+@patch
+def _rows_of(self:MixingCallback, loss):
+    "(N, numbers a sample)"
+    if isinstance(loss, Tensor) and loss.ndim and loss.numel() and loss.numel() % self._n == 0:
+        return (loss if loss.dtype == torch.float64 else loss.float()).reshape(self._n, -1)
+    got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+    raise self.error(f"with per_item=True and integer targets the loss must give one number a sample with reduction='none', "
+                     f'and {self.loss_func} gave {got} for {self._n} samples')
+
+@patch
+def after_train(self:MixingCallback):
+    "A loss with several divisors is noticed here, where reading from the device costs one wait an epoch"
+    super(MixingCallback, self).after_train()
+    uneven,self._uneven = self._uneven,None
+    if uneven is None or not uneven: return
+    raise self.error(f'per_item=True needs a loss with one divisor, and {self.loss_func} divides its parts by different numbers, such as the '
+                     'number of samples and the sum of class weights: use per_item=False')
 
 # %% ../../nbs/03_callback.mixing.ipynb #63e7f03b
 def check_something_to_mix(
@@ -103,7 +159,7 @@ def check_something_to_mix(
 # %% ../../nbs/03_callback.mixing.ipynb #29fc9852
 class LayerMixing(MixingCallback):
     "Base of callbacks that mix the hidden states of a layer, drawn for each batch"
-    _of_init = 'eligible','input_mixup'
+    _of_init,fit_state = ('eligible','input_mixup'),('_sites',)
     def __init__(self,
         layers=None, # Eligible layers besides the input, as `ManifoldMixup` takes them
         input_mixup:bool=True, # Is the input eligible too? (layer 0)
@@ -113,15 +169,18 @@ class LayerMixing(MixingCallback):
 
     def setup(self):
         super().setup()
-        self._sites = None
+        self._sites,self._new = None,False
         if self.eligible in (None,'all'): return
         for l in self.eligible if is_listy(self.eligible) else [self.eligible]: self.find_sites(l, 'layers')   # before the first batch
 
     def draw_site(self)->Site:
         "One of the eligible places, which are looked for in the first batch of a fit"
         if self._sites is None:
-            try: self._sites = mixing_sites(self.model, self.xb, self.eligible, self.input_mixup)
-            except ValueError as e: raise self.error(e) from None
+            try: self._sites = mixing_sites(self.model, self.xb, self.eligible, self.input_mixup, self.look)
+            except ValueError as e: raise self.error(f'layers={self.eligible!r}: {e}') from None
+            self._new = True
+            if self.eligible in (None,'all') and len(self._sites) == self.input_mixup:
+                warn(f'{self.name}: no layer was found where all of the signal passes, so the input alone is mixed; see latent_layers(model, *xb)')
         return self._sites[self._below(len(self._sites))]
 
     def before_batch(self):
@@ -149,8 +208,11 @@ class LayerMixing(MixingCallback):
         raise self.error(f'{site} holds {str(z.dtype)[6:]}, which cannot be mixed: choose other `layers`', TypeError)
 
     def after_loss(self):
-        if self._partner is not None: self.check_reached(self.site)
+        if self._partner is not None: self.check_reached(*self.places())
+        if self._new: self.check_outputs(self._sites)
+        self._new = False
         super().after_loss()
+    def places(self): return [self.site]                # where the batch was mixed
 
 # %% ../../nbs/03_callback.mixing.ipynb #7d3c8ef5
 @patch

@@ -30,3 +30,8 @@ class ManifoldMixup(LayerMixing):
         if self.stop_grad and (num_distrib() < 2 or not t.requires_grad): t = t.detach()
         elif self.stop_grad: t.register_hook(torch.zeros_like)   # DistributedDataParallel waits for every gradient
         return super().mix(t)
+
+    def after_loss(self):
+        super().after_loss()
+        if not self.stop_grad or self.loss_grad.requires_grad or not any(p.requires_grad for p in self.model.parameters()): return
+        raise self.error(f'with stop_grad=True nothing would be learnt: no weight above {self.site} is trained; choose other `layers`')

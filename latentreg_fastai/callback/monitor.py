@@ -7,6 +7,7 @@ __all__ = ['pair_distance', 'LatentMonitor']
 
 # %% ../../nbs/18_callback.monitor.ipynb #01e4517f
 from ..layers import *
+from ..signal import *
 from ..checks import *
 from .core import *
 from .rows import *
@@ -31,6 +32,7 @@ def pair_distance(
 # %% ../../nbs/18_callback.monitor.ipynb #7657d479
 class _Measure(TermCallback):
     "A column in the table and a line in `recorder.terms`, for what a monitor measures"
+    finite = False                                       # no distance where no class is in both batches
     def __init__(self, column): self._column = column
     @property
     def column(self): return self._column
@@ -38,11 +40,11 @@ class _Measure(TermCallback):
 class LatentMonitor(LayerCallback):
     "Record the distance of same-class pairs of two batches (ITRA, Fig. 1) and the class-wise variance; training is not touched"
     order = MixHandler.order-1   # sees a batch before any other callback changes it
-    _stateattrs = LayerCallback._stateattrs + ('_before','_now')
-    _before,_now = None,None   # inputs and labels of two batches
+    fit_state = '_before','_now'
+    _before,_now,_measures = None,None,()   # inputs and labels of two batches; the columns
     def __init__(self,
         every:int=10, # Measure every so many steps
-        layer=None, # A layer as `get_layer` takes it (its output); by default the input of the last `nn.Linear`
+        layer=None, # A layer as `get_layer` takes it (its output); by default the network's last activations, see `SignalPass.activations`
         normalize:bool=True, # The distance relative to that of all pairs?
         n_classes:int=None, # K; by default from the data loaders, else the width of the model's output
     ):
@@ -57,7 +59,8 @@ class LatentMonitor(LayerCallback):
 
     def setup(self):
         super().setup()
-        self.site,self.K = self.find_sites(self.layer)[-1],self.find_n_classes()
+        self.site,self.K = None,self.find_n_classes()
+        self._named = None if self.layer is None else self.find_sites(self.layer)[-1]   # before the first batch
         if len(self.dls.train) > 1: return
         raise self.error('an epoch has one batch, and there is no other to compare it with: use a smaller `bs`')
 
@@ -71,6 +74,7 @@ def before_batch(self:LatentMonitor):
     self._before,self._now = self._now,None
     if not len(self.yb): return
     self.check_labels(self.yb[0], 'watching classes')
+    if self.site is None: self.site = self.place(lambda signal: signal.reading(self._named or signal.activations()), layer=self.layer)
     if (self.train_iter+1) % self.every not in (0,self.every-1): return
     self._now = map_tensors(torch.clone, self.xb),self.yb[0].view(-1).clone()   # others may change them in place
 

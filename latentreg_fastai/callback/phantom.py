@@ -12,16 +12,19 @@ from .rows import *
 from ..data.load import *
 from ..data.groups import *
 from ..stats import *
+from ..targets import *
 from fastai.basics import *
 
 # %% ../../nbs/12_callback.phantom.ipynb #45e4453e
 class PhantomEmbedding(TermCallback):
     "Train on each sample and on the mean embedding of a micro-cluster of its class (phantom paper, Eq. 3)"
+    _needs = 'a phantom is the mean of one class: it'
+    batch_state,fit_state,data_state = ('_order',),('_impure',),('labels',)
     _impure = () # For each batch of the epoch: did a cluster hold several classes?
     def __init__(self,
         k:int=2, # Samples in a cluster, the main one among them; 1 switches the callback off
         alpha:float=1., # The share of the main sample's loss ~ Beta(alpha, alpha), one draw a batch; above 0
-        layer=None, # Where the embedding is: a layer as `get_layer` takes it (its output); by default the input of the last `nn.Linear`
+        layer=None, # Where the embedding is: a layer as `get_layer` takes it (its output); by default the input of the layer that makes the prediction
         source:str='dataset', # Where partners come from: `'dataset'`, loaded beside the batch, or `'batch'`, the batch at hand
         aggregate:str|Callable='mean', # `'mean'`, or a function of the clusters' embeddings, (N, k, ...), that returns (N, ...)
         naive:bool=False, # Train on the phantom alone (Eq. 2)?
@@ -47,38 +50,44 @@ class PhantomEmbedding(TermCallback):
     def clusters(self, dl):
         "The loader of micro-clusters: the user's own, if it is one"
         own = undistributed(dl)
-        if not isinstance(own, MicroClusterDL): return MicroClusterDL(dl, self.k, self.labels)
+        self.check_classes(self._needs)
+        if not isinstance(own, MicroClusterDL): return MicroClusterDL(dl, self.k, self.labels, ignored_label(self.loss_func))
         if own.size != self.k: raise self.error(f'the training loader has clusters of {own.size}, and `k` is {self.k}')
         return own
 
     def setup(self):
         super().setup()
-        self.site,self._impure,self._checked = self.find_sites(self.layer)[-1],[],False
+        if self.is_on: self.check_classes(self._needs)
+        for cb in self.learn.cbs if self.is_on else ():
+            if getattr(cb, 'changes_labels', False): self.refuse(cb, 'gives samples labels that are not those of their cluster; take one of the two')
+        self.site,self._impure = None,[]
+        self._named = None if self.layer is None else self.find_sites(self.layer)[-1]   # before the first batch
 
     def before_batch(self):
         if not self.is_on or not len(self.yb): return
-        self.check_labels(self.yb[0], 'a phantom is the mean of one class: it')
-        if not self._checked: self.check_signal(self.site)
-        self._checked = True                                 # once a fit
+        self.check_labels(self.yb[0], self._needs)
+        self._new = self.site is None                        # once a fit
+        if self._new: self.site = self.place(lambda signal: signal.through(self._named or signal.embedding()), layer=self.layer)
         self.share = 0. if self.naive else self.rng.beta(self.alpha, self.alpha)   # α in Eq. 3
         y = self.yb[0].view(-1)
         if self.source == 'batch': self._order = torch.from_numpy(self.rng.permutation(len(y))).to(y.device, non_blocking=True)
         self.watch([self.site], self.add_phantoms)
 
-    def add_phantoms(self, site, z):
-        "Main and phantom embeddings, (2N, ...), in place of those of all members"
-        n,rows = self.rows.n_own,self.rows.rows_in
-        if len(z) != rows: self.check_rows(site, z, rows)
-        return torch.cat([z[:n], self.phantoms(z, n)])
-
 # %% ../../nbs/12_callback.phantom.ipynb #00033f41
+@patch
+def add_phantoms(self:PhantomEmbedding, site, z):
+    "Main and phantom embeddings, (2N, ...), in place of those of all members"
+    n,rows = self.rows.n_own,self.rows.rows_in
+    if len(z) != rows: self.check_rows(site, z, rows)
+    return torch.cat([z[:n], self.phantoms(z, n)])
+
 @patch
 def phantoms(self:PhantomEmbedding,
     z:Tensor, # Embeddings, the main ones first, then the partners of each in turn; with `source='batch'` the main ones alone
     n:int, # Main samples N
 )->Tensor: # φ′, (N, ...)
     "The phantom embedding of every cluster"
-    if self.source == 'batch': clusters = z[batch_clusters(self.yb[0].view(-1), self._order, self.k)]
+    if self.source == 'batch': clusters = z[batch_clusters(self.without_ignored(self.yb[0]), self._order, self.k)]
     else: clusters = torch.cat([z[:n,None], z[n:].view(n, self.k-1, *z.shape[1:])], 1)
     if self.aggregate == 'mean': return clusters.mean(1)
     res,want = self.aggregate(clusters),z[:n].shape
@@ -91,6 +100,7 @@ def after_loss(self:PhantomEmbedding):
     "α·(the loss of the main samples) + (1−α)·(the loss of the phantoms)"
     if not self.hooks.armed: return
     self.check_reached(self.site)
+    if self._new: self.check_outputs([self.site])
     with plain_tensors():
         term = self.loss_func(self.rows.outputs, *self.yb)
         self.learn.loss_grad = self.loss_grad + (1-self.share)*(term - self.loss)

@@ -6,12 +6,90 @@
 __all__ = ['TrainingSaver']
 
 # %% ../../nbs/05_callback.resume.ipynb #f80fff1c
+from .core import *
 from fastai.basics import *
+from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.tracker import TrackerCallback,ReduceLROnPlateau
+from fastai.callback.training import GradientAccumulation
+import zipfile
 
 # %% ../../nbs/05_callback.resume.ipynb #dd1d026f
-def _stateful(learn): return {cb.name: cb for cb in learn.cbs if hasattr(type(cb), 'state_dict')}
+_fastais = GradientAccumulation,TrackerCallback,MixedPrecision
+
+def _by_name(cbs):
+    "Callbacks by name, where two of one class differ"
+    res = {}
+    for cb in cbs: res[next(n for n in itertools.chain([cb.name], (f'{cb.name}_{i}' for i in itertools.count(2))) if n not in res)] = cb
+    return res
+
+def _stateful(learn): return _by_name(cb for cb in learn.cbs if hasattr(type(cb), 'state_dict'))
+def _counting(learn): return _by_name(cb for cb in learn.cbs if isinstance(cb, _fastais))
+
+def _count_of(cb):
+    "What a callback of fastai's counts within a fit"
+    if isinstance(cb, MixedPrecision): return dict(scaler=getattr(cb.learn, 'scaler', None) and cb.learn.scaler.state_dict())
+    res = {k: vars(cb)[k] for k in ('count','best','wait') if k in vars(cb)}
+    return res | dict(lrs=[h['lr'] for h in cb.opt.hypers]) if isinstance(cb, ReduceLROnPlateau) else res
+
+def _put_count(cb, count):
+    if isinstance(cb, MixedPrecision):
+        if count['scaler'] and cb.learn.scaler.is_enabled(): cb.learn.scaler.load_state_dict(count['scaler'])
+        return
+    count = dict(count)
+    if 'lrs' in count: cb.opt.set_hyper('lr', count.pop('lrs'))
+    vars(cb).update(count)
+
+def _plain(o, where):
+    "`o` of what is read with `weights_only=True`; `where` it is from, for the error"
+    if isinstance(o, Tensor):
+        t = o.detach().cpu().as_subclass(Tensor)
+        return t.clone() if t.untyped_storage().nbytes() > t.numel()*t.element_size() else t   # a view would bring all that it is of
+    if isinstance(o, np.generic): o = o.item()
+    if o is None or type(o) in (bool,int,float,str): return o
+    if isinstance(o, dict): return {_plain(k, where): _plain(v, where) for k,v in o.items()}
+    if isinstance(o, (list,L)): return [_plain(v, where) for v in o]
+    if type(o) is tuple: return tuple(_plain(v, where) for v in o)
+    raise TypeError(f'save_training: {where} holds a {type(o).__name__}, and a file that is safe to read holds tensors, numbers, strings '
+                    'and lists, tuples and dicts of them: turn it into these, an array into a tensor')
+
+def _kind(opt):
+    "The kind of an optimizer, in words"
+    inner = getattr(opt, 'opt', opt)
+    return '/'.join([*dict.fromkeys([type(opt).__name__, type(inner).__name__]),
+                     *[getattr(getattr(c, 'func', c), '__name__', type(c).__name__) for c in getattr(inner, 'cbs', ())]])
 
 # %% ../../nbs/05_callback.resume.ipynb #c4f10938
+def _random_now():
+    kind,keys,*rest = np.random.get_state()
+    return dict(python=random.getstate(), numpy=[kind,keys.tolist(),*rest], torch=torch.get_rng_state(),
+                cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
+
+def _random_as(state):
+    random.setstate(state['python']); np.random.set_state(tuple(state['numpy'])); torch.set_rng_state(state['torch'])
+    if state['cuda'] and torch.cuda.is_available(): torch.cuda.set_rng_state_all(state['cuda'])
+
+def _trainable(learn):
+    "Which parameters are trained; a GAN's change from step to step"
+    return None if hasattr(learn, 'gan_trainer') else [p.requires_grad for p in learn.model.parameters()]
+
+def _gradient(p): return None if p.grad is None else p.grad.detach().clone() if p.grad.any() else True   # `True` stands for zeros
+
+def _state_of(learn):
+    "All that a run needs to go on"
+    rec = getattr(learn, 'recorder', None)
+    return dict(
+        epoch=getattr(learn, 'epoch', -1), train_iter=getattr(learn, 'train_iter', 0),
+        smooth_loss=rec and (rec.smooth_loss.count, rec.smooth_loss.val),
+        opt=learn.opt.state_dict(), opt_kind=_kind(learn.opt), grads=[_gradient(p) for p in learn.model.parameters()],
+        trainable=_trainable(learn), random=_random_now(),
+        loaders=[dl.rng.getstate() if hasattr(dl, 'rng') else None for dl in learn.dls.loaders],
+        callbacks={n: cb.state_dict() for n,cb in _stateful(learn).items()},
+        waiting={n: cb.waiting for n,cb in _stateful(learn).items() if isinstance(cb, KeepsState) and cb.waiting},
+        counts={n: _count_of(cb) for n,cb in _counting(learn).items()})
+
+# %% ../../nbs/05_callback.resume.ipynb #6ac2bacb
+_form = 'latentreg_fastai.save_training, 2'
+
 @patch
 def save_training(self:Learner,
     file:str|Path, # Name without ending, in `learn.path/learn.model_dir`
@@ -19,48 +97,137 @@ def save_training(self:Learner,
     "Save all that a later `fit(..., start_epoch=)` needs to go on as if never interrupted; call it between epochs"
     file = join_path_file(file, self.path/self.model_dir, ext='.pth')
     if rank_distrib(): return file                       # the first rank writes
-    state = dict(model=get_model(self.model).state_dict(), opt=self.opt.state_dict(),
-                 trained=[p.grad is not None for p in self.model.parameters()],
-                 python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state(),
-                 cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-                 loaders=[dl.rng.getstate() if hasattr(dl, 'rng') else None for dl in self.dls.loaders],
-                 callbacks={n: cb.state_dict() for n,cb in _stateful(self).items()})
-    temp = file.with_suffix('.part')
-    torch.save(state, temp)
-    temp.replace(file)
+    if self.opt is None: raise ValueError('save_training: there is nothing to go on with before the first fit')
+    model = get_model(self.model).state_dict()
+    for k,v in model.items(): model[k] = _plain(v, f'the model\'s `{k}`')
+    state = {k: _plain(v, f'`{k}`' if k != 'callbacks' else 'the `state_dict` of a callback') for k,v in _state_of(self).items()}
+    temp = _unfinished(file)
+    try:
+        torch.save(dict(form=_form, model=model, **state), temp)
+        temp.replace(file)
+    finally: temp.unlink(missing_ok=True)
     return file
 
+# %% ../../nbs/05_callback.resume.ipynb #b6034be7
+def _unfinished(file): return file.with_name(file.name + '.part')
+
+def _read(file):
+    "What `save_training` wrote, with an error that says what else it is"
+    if not file.is_file(): raise FileNotFoundError(f'load_training: there is no {file}: `save_training` or a `TrainingSaver` writes one')
+    error = lambda msg: ValueError(f'load_training: {file} {msg}')
+    if not zipfile.is_zipfile(file): raise error('is cut off, or was not written by `save_training`: take an earlier one')
+    with zipfile.ZipFile(file) as z:
+        if z.testzip() is not None: raise error('is damaged: take an earlier one')
+        names = b''.join(z.read(n) for n in z.namelist() if n.endswith('data.pkl'))
+    try: state = torch.load(file, map_location='cpu', weights_only=True)
+    except Exception as e:                                # which of the objects that must not be read are in it?
+        if all(k in names for k in (b'trained',b'loaders',b'callbacks')):
+            raise error('is of an earlier version of latentreg_fastai, and can only be read by running what is in it. If you trust it, '
+                        "`learn.model.load_state_dict(torch.load(file, weights_only=False)['model'])` takes the weights; the run itself "
+                        'goes on with the version that wrote it') from None
+        if b'fastai' in names or b'fastcore' in names:
+            raise error('is of `learn.save` or `learn.export`: `learn.load` or `load_learner` reads it') from None
+        raise error(f'cannot be read: {str(e).splitlines()[0]}') from e
+    if isinstance(state, dict) and state.get('form') == _form: return state
+    if isinstance(state, dict) and str(state.get('form', '')).startswith(_form[:-1]):
+        raise error(f'is of another version of latentreg_fastai, form {state["form"]!r}, and this one reads {_form!r}')
+    raise error('holds a model alone, as `learn.save` writes it, and not the state of a run: `learn.load` reads it')
+
+def _check_fits(learn, state, error):
+    "Refuse a state of another model, optimizer or learner, before anything is changed"
+    shape = lambda t: (tuple(t.shape), str(t.dtype)[6:]) if isinstance(t, Tensor) else type(t).__name__
+    there,here = ({k: shape(v) for k,v in m.items()} for m in (state['model'], get_model(learn.model).state_dict()))
+    for k in {**there, **here}:
+        if there.get(k) == here.get(k): continue
+        raise error(f"`{k}` of the model is {there.get(k, 'missing')} in the file and {here.get(k, 'missing')} here")
+    then,now = state['trainable'],_trainable(learn)
+    if then != now:
+        raise error(f'{sum(then or ())} of {len(then or ())} parameters were trained, and {sum(now or ())} of {len(now or ())} are here, '
+                    'or others: freeze or unfreeze as it was then')
+    if state['opt_kind'] != _kind(learn.opt): raise error(f"the optimizer was {state['opt_kind']}, and is {_kind(learn.opt)} here")
+    groups = lambda o: len(o.get('hypers', o.get('param_groups', ())))
+    if groups(state['opt']) != groups(learn.opt.state_dict()):
+        raise error(f"the optimizer had {groups(state['opt'])} groups of parameters, and has {groups(learn.opt.state_dict())} here")
+    if len(state['loaders']) != len(learn.dls.loaders):
+        raise error(f"there were {len(state['loaders'])} data loaders, and are {len(learn.dls.loaders)} here")
+    for dl,s in zip(learn.dls.loaders, state['loaders']):
+        if (s is None) == hasattr(dl, 'rng'): raise error(f'the data loaders are of another kind: {type(dl).__name__} here')
+
+# %% ../../nbs/05_callback.resume.ipynb #f35f9b41
+class _GoOn(Callback):
+    "In the fit after `load_training`, puts back what fastai's callbacks set anew at its start; then it leaves the learner"
+    order = TrainEvalCallback.order+1
+    def __init__(self, state): self.state = {k: state[k] for k in ('epoch','train_iter','smooth_loss','counts')}
+    def before_epoch(self):
+        for cb in _counting(self.learn).values():
+            if isinstance(cb, TrackerCallback): cb.run = False   # there is nothing to track in epochs that are passed over
+    def before_train(self):
+        learn,s,mine = self.learn,self.state,_counting(self.learn)
+        if mine.keys() != s['counts'].keys():
+            raise ValueError(f"load_training: the run had fastai's callbacks {sorted(s['counts'])}, and this fit has {sorted(mine)}: "
+                             'pass the same ones to `load_training` and to `fit`')
+        learn.remove_cb(self)
+        if learn.epoch != s['epoch']+1:
+            warn(f"load_training: the run was saved behind epoch {s['epoch']}, and this fit begins with epoch {learn.epoch}: "
+                 f"`start_epoch={s['epoch']+1}` goes on as if it had never stopped")
+            if learn.epoch == 0: return                   # a new fit counts anew
+        for n,cb in mine.items():
+            if isinstance(cb, TrackerCallback): cb.run = True
+            _put_count(cb, s['counts'][n])
+        learn.train_iter = s['train_iter']
+        if s['smooth_loss'] and hasattr(learn, 'recorder'):
+            learn.recorder.smooth_loss.count,learn.recorder.smooth_loss.val = s['smooth_loss']
+
+# %% ../../nbs/05_callback.resume.ipynb #7060a402
 @patch
 def load_training(self:Learner,
     file:str|Path, # Name given to `save_training`
     cbs=None, # Callbacks that will be passed to `fit`, for their states
 )->Learner:
-    "Put back what `save_training` saved; then call `fit` with the same arguments and `start_epoch`. Load only files you trust"
+    "Put back what `save_training` saved; then call `fit` with the same arguments and `start_epoch`. What does not fit changes nothing"
     file = join_path_file(file, self.path/self.model_dir, ext='.pth')
-    state = torch.load(file, map_location='cpu', weights_only=False)
-    if self.opt is None: self.create_opt()
+    state = _read(file)
+    error = lambda msg: ValueError(f'load_training: {file.name} does not fit this learner: {msg}')
+    if (made := self.opt is None): self.create_opt()
+    with self.added_cbs(cbs): mine,counting = _stateful(self),_counting(self)
+    kept = {cb: dict(vars(cb)) for cb in mine.values()}
+    try:
+        _check_fits(self, state, error)
+        there,here = ({*s['callbacks'],*s['counts']} for s in (state, dict(callbacks=mine, counts=counting)))
+        if there != here:
+            raise error(f'it holds the states of {sorted(there)}, but the callbacks here are {sorted(here)}: '
+                        'pass the same ones, those of `fit` as `cbs`')
+        for n,cb in mine.items():
+            try: cb.load_state_dict(state['callbacks'][n])
+            except Exception as e: raise error(f'the state of {n}: {type(e).__name__}: {e}') from e
+            if isinstance(cb, KeepsState): cb.keep_state(state['waiting'].get(n, ()))
+            elif isinstance(cb, LayerCallback): cb.keep_state()   # wherever its `load_state_dict` comes from
+        try: self.opt.load_state_dict(to_device(state['opt'], getattr(self.dls, 'device', None) or 'cpu'))
+        except Exception as e: raise error(f'the state of the optimizer: {type(e).__name__}: {e}') from e
+    except BaseException:
+        for cb,attrs in kept.items(): vars(cb).clear(); vars(cb).update(attrs)
+        if made: self.opt = None
+        raise
     get_model(self.model).load_state_dict(state['model'])
-    self.opt.load_state_dict(state['opt'])
-    for p,t in zip(self.model.parameters(), state['trained']):
-        p.grad = torch.zeros_like(p) if t else None      # a weight without a gradient is not stepped
-    with self.added_cbs(cbs): mine = _stateful(self)
-    if mine.keys() != state['callbacks'].keys():
-        raise ValueError(f"{file.name} holds the states of {sorted(state['callbacks'])}, but the callbacks here are {sorted(mine)}: "
-                         'pass the same ones, those of `fit` as `cbs`')
-    for n,cb in mine.items():
-        cb.load_state_dict(state['callbacks'][n])
-        cb._restored = True                              # it is not to be reset, wherever its `load_state_dict` comes from
+    for p,g in zip(self.model.parameters(), state['grads']):   # a weight without a gradient is not stepped
+        p.grad = None if g is None else torch.zeros_like(p) if g is True else g.to(p)
     for dl,s in zip(self.dls.loaders, state['loaders']):
         if s is not None: dl.rng.setstate(s)
-    random.setstate(state['python']); np.random.set_state(state['numpy']); torch.set_rng_state(state['torch'])
-    if state['cuda'] and torch.cuda.is_available(): torch.cuda.set_rng_state_all(state['cuda'])
+    _random_as(state['random'])
+    self.remove_cbs(_GoOn)
+    self.add_cb(_GoOn(state))
+    _unfinished(file).unlink(missing_ok=True)            # of a save that was killed
     return self
 
 # %% ../../nbs/05_callback.resume.ipynb #dc5e7451
 class TrainingSaver(Callback):
     "`learn.save_training(file)` after every epoch"
     order = Recorder.order+50
+    trained = False # In this epoch? A resumed fit passes over the first ones
     def __init__(self,
         file:str|Path='training', # Name without ending, as `save_training` takes it
     ): self.file = file
-    def after_epoch(self): self.learn.save_training(self.file)
+    def before_epoch(self): self.trained = False
+    def before_train(self): self.trained = True
+    def after_epoch(self):
+        if self.trained: self.learn.save_training(self.file)

@@ -16,7 +16,6 @@ class MoreRows(LayerCallback):
     "Base of companions that let the model see more rows in training than the batch's own, which come first"
     order = LayerCallback.order-3                         # before any callback that looks at rows
     batch_state = 'n_own','inputs','targets','outputs','rows_in','rows_out'
-    _stateattrs = LayerCallback._stateattrs + batch_state
     inputs = None # Tuple of the inputs of the rows beside, in this batch
     targets = None # Tuple of their targets, where they are loaded
     outputs = None # Predictions for the rows that left the model behind the batch's own
@@ -35,10 +34,12 @@ class MoreRows(LayerCallback):
 
     @property
     def name(self): return f'{self.owner.name}_rows'
+    def error(self, *args): return self.owner.error(*args)   # it names the callback that the user has given
 
     def setup(self):
         super().setup()
-        self._on = self.owner.is_on
+        self._on,self._looked = self.owner.is_on,False
+        if self._on: self.owner.check_data()              # before its loader is made
         for cb in self.learn.cbs if self._on else ():
             if isinstance(cb, MoreRows) and cb is not self and cb.owner.is_on:
                 self.owner.refuse(cb.owner, f'adds rows to the batch too; {self.instead}')
@@ -48,6 +49,9 @@ class MoreRows(LayerCallback):
     def before_batch(self):
         if not self._on or not len(self.yb): return
         self.find_rows(find_bs(self.yb))
+        if self.joins and any(isinstance(x, dict) and 'labels' in x for x in self.xb):
+            raise self.owner.error('the inputs hold labels, from which the model computes a loss that would cover the rows beside the batch: '
+                                   'take them out, and give the learner a loss function')
         if self.inputs is None or not self.joins: return
         # behind the hooks of other callbacks, which know the batch by its own rows
         if self.watch([], None): self.hooks.handles.append(self.model.register_forward_pre_hook(self._together))
@@ -77,6 +81,10 @@ def after_pred(self:MoreRows):
     raise self.owner.error(f'the model gave {[tuple(t.shape) for t in tensors_in(pred)]} where {total} rows were expected: '
                             'it must keep one row a sample, and all of the signal must pass `layer`, see latent_layers(model, *xb)')
 
+@patch
+def after_loss(self:MoreRows):
+    if self._on and not self._looked and self.rows_out != self.n_own: self.owner.check_loss('it would cover the rows beside the batch'); self._looked = True
+
 # %% ../../nbs/04_callback.rows.ipynb #7de4bc72
 def longest_text(model):
     "The length up to which rows of text may come in any order: fastai's `SentenceEncoder` wants longer ones sorted"
@@ -85,8 +93,7 @@ def longest_text(model):
 # %% ../../nbs/04_callback.rows.ipynb #37ff5219
 class LoadedRows(MoreRows):
     "More rows, which are loaded beside the batch"
-    _stateattrs = MoreRows._stateattrs + ('_base','_loader')
-    _base,_loader = None,None
+    fit_state,_base,_loader = ('_base','_loader'),None,None
     def __init__(self,
         owner:TermCallback, # The callback that wants them
         instead:str, # What to do instead, for the error beside a callback that this does not go with
@@ -125,12 +132,6 @@ class LoadedRows(MoreRows):
         n_inp,(own,more) = len(self.xb),self._loader.part_batch((*self.xb,*self.yb), self.n_own)
         self.learn.xb,self.learn.yb,self.inputs,self.targets = own[:n_inp],own[n_inp:],more[:n_inp],more[n_inp:]
 
-    def _check_texts(self):
-        if self._longest >= max((t.shape[1] for t in tensors_in(self.xb) if t.ndim > 1), default=0): return
-        raise self.owner.error("fastai's SentenceEncoder takes rows to be sorted by length where texts are longer than its bptt, "
-                                f'{self._longest}, and more rows would not be: shorten the texts (TextBlock(seq_len={self._longest})), '
-                                'or take another `source=`')
-
     def own_part(self, b):
         "The batch's own rows of what the loader gave, for a callback that saw the batch before this one"
         return self._loader.part_batch(b, self.n_own)[0]
@@ -139,9 +140,14 @@ class LoadedRows(MoreRows):
         super().after_pred()
         if self.inputs and not self.joins: self.owner.see_also(*self.inputs)
 
-    def after_fit(self):
-        super().after_fit()
-        self._base = self._loader = None
+# %% ../../nbs/04_callback.rows.ipynb #dc3b51a7
+@patch
+def _check_texts(self:LoadedRows):
+    longest = max((t.shape[1] for t in tensors_in(self.xb) if t.ndim > 1), default=0)
+    if self._longest >= longest: return
+    raise self.owner.error("fastai's SentenceEncoder takes rows to be sorted by length where texts are longer than its bptt, "
+                            f'{self._longest}, and more rows would not be: let it be as long as they are, {longest} '
+                            f'(text_classifier_learner(dls, ..., seq_len={longest})), or take another `source=`')
 
 # %% ../../nbs/04_callback.rows.ipynb #da0ac45c
 class BroughtRows(MoreRows):

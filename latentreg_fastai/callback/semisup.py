@@ -19,6 +19,7 @@ from fastai.basics import *
 # %% ../../nbs/16_callback.semisup.ipynb #6f1ea4c5
 class SemiSupervisedMixup(LayerMixing, WeightedTerm):
     "Mix labelled batches, and unlabelled ones with the model's own soft outputs as targets (Manifold Mixup, Algorithms 1 to 3)"
+    batch_state,fit_state,data_state = ('_second',),('_batches',),('unlabeled',)
     def __init__(self,
         unlabeled, # A fastai or torch loader of samples like the labelled ones, with targets, which are ignored, or without
         alpha_labeled:float=.1, # λ ~ Beta(alpha, alpha) for labelled batches, above 0
@@ -31,7 +32,7 @@ class SemiSupervisedMixup(LayerMixing, WeightedTerm):
         LayerMixing.__init__(self, layers, input_mixup)
         WeightedTerm.__init__(self, weight)
         store_attr('unlabeled,alpha_unlabeled,rampup')
-        self.alpha,self._batches = check_number(self, 'alpha_labeled', alpha_labeled, above=True),None
+        self.alpha,self._batches,self._place = check_number(self, 'alpha_labeled', alpha_labeled, above=True),None,None
         check_number(self, 'alpha_unlabeled', alpha_unlabeled, above=True)
         check_share(self, 'rampup', rampup)
         if hasattr(unlabeled, '__iter__') and not isinstance(unlabeled, (DataLoaders,Tensor,torch.utils.data.Dataset)): return
@@ -50,17 +51,24 @@ class SemiSupervisedMixup(LayerMixing, WeightedTerm):
         self.rows = BroughtRows(self, 'take one of the two', self.next_unlabeled)
         return [self.rows]
 
-    def reset(self): self._batches = None
-    def state_dict(self): return {} if self._batches is None else dict(seed=self._batches.start, drawn=self._batches.drawn)
-    def load_state_dict(self, state): self._batches = Endless(self.unlabeled, **state) if state else None
+    def reset(self): self._place = None
+    def state_dict(self): return dict(place=self._place, batches=self._n_batches())
+    def load_state_dict(self, state):
+        if state['place'] and state['batches'] != self._n_batches():
+            raise self.error(f"its state is of {state['batches']} batches a pass, and `unlabeled` has {self._n_batches()} here")
+        self._place = state['place']
+    def _n_batches(self): return len(self.unlabeled) if hasattr(self.unlabeled, '__len__') else None
 
 # %% ../../nbs/16_callback.semisup.ipynb #88d11959
 @patch
 def next_unlabeled(self:SemiSupervisedMixup)->tuple:
     "The inputs of the next unlabelled batch"
-    if self._batches is None: self._batches = Endless(self.unlabeled, int(self.rng_for(rank_distrib()).integers(2**32)))
+    if self._batches is None:
+        if self._place is None: self._place = dict(seed=int(self.rng_for(rank_distrib()).integers(2**32)))
+        self._batches = Endless(self.unlabeled, **self._place)
     try: b = tuplify(next(self._batches))
     except ValueError as e: raise self.error(e) from None
+    self._place = dict(seed=self._batches.start, drawn=self._batches.drawn)
     return tuple(b[:len(self.xb)])
 
 @patch
@@ -77,6 +85,8 @@ def before_batch(self:SemiSupervisedMixup):
 
 @patch
 def only_site(self:SemiSupervisedMixup): return None
+@patch
+def places(self:SemiSupervisedMixup): return [self.site, *([self._second[2]] if len(self.rows.inputs) else [])]
 
 @patch
 def _mix_second(self:SemiSupervisedMixup, t):

@@ -15,8 +15,7 @@ from fastai.basics import *
 # %% ../../nbs/15_callback.varmixup.ipynb #dc4b30ee
 class VarMixup(MixingCallback):
     "Train on images decoded from mixed latent codes, with mixed targets (VarMixup)"
-    _stateattrs = MixingCallback._stateattrs + ('_vae',)
-    _vae = None
+    fit_state,_vae = ('_vae',),None
     def __init__(self,
         vae:nn.Module, # A trained autoencoder with `encode` and `decode`, as `fit_vae` gives one, for images like the learner's
         alpha:float=1., # λ ~ Beta(alpha, alpha), above 0
@@ -41,10 +40,15 @@ class VarMixup(MixingCallback):
         "decode(λ·encode(x_i) + (1−λ)·encode(x_j))"
         if self._vae is None: self._vae = deepcopy(self.vae).to(x.device).eval().requires_grad_(False)
         dtype = next((p.dtype for p in self._vae.parameters()), x.dtype)
-        with torch.no_grad(), plain_tensors():
-            z = self._code(self._vae.encode(x.to(dtype)), len(x))
-            out = first(tensors_in(self._vae.decode(self.mix(z))))
-            if getattr(out, 'shape', None) == x.shape: return out.to(x.dtype)
+        try:
+            with torch.no_grad(), plain_tensors():
+                z = self._code(self._vae.encode(x.to(dtype)), len(x))
+                out = first(tensors_in(self._vae.decode(self.mix(z))))
+        except torch.OutOfMemoryError: raise
+        except RuntimeError as e:
+            raise self.error(f'the autoencoder cannot take images of {tuple(x.shape[1:])}: train one for these with fit_vae(dls), or '
+                             f'resize them ({e})') from e
+        if getattr(out, 'shape', None) == x.shape: return out.to(x.dtype)
         got = 'no tensor' if out is None else tuple(out.shape)
         raise self.error(f"the decoder gave {got} for images of {tuple(x.shape)}: it must give images of the learner's shape")
 

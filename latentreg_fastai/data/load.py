@@ -144,17 +144,21 @@ def undistributed(
 
 # %% ../../nbs/06_data.load.ipynb #f6c6bd0d
 def _targets(ds):
-    "The targets of `ds`, one for each item, without reading the items; `None` where they are not known"
+    "The targets of `ds`, one for each item, without reading the items; `None` where they are not known, unread where they are no numbers"
     if isinstance(ds, torch.utils.data.Subset):
         ys = _targets(ds.dataset)
+        if isinstance(ys, TfmdLists): return ys
         if isinstance(ys, pd.Series): ys = ys.to_numpy()   # by position, not by index
         return None if ys is None else [ys[int(i)] for i in ds.indices]
     if isinstance(ds, torch.utils.data.ConcatDataset):
         yss = [_targets(d) for d in ds.datasets]
-        return None if any(ys is None for ys in yss) else [y for ys in yss for y in ys]
+        unread = [ys for ys in yss if isinstance(ys, TfmdLists)]
+        return unread[0] if unread else None if any(ys is None for ys in yss) else [y for ys in yss for y in ys]
     if isinstance(ds, TensorItems): return ds.tensors[ds.n_inp] if len(ds.tensors) > ds.n_inp else None
     if isinstance(ds, torch.utils.data.TensorDataset): return ds.tensors[-1]
-    if isinstance(ds, Datasets): return [ds.tls[ds.n_inp][i] for i in range(len(ds))] if len(ds.tls) > ds.n_inp else None
+    if isinstance(ds, Datasets):
+        tl = ds.tls[ds.n_inp] if len(ds.tls) > ds.n_inp else None
+        return tl if tl is None or (len(tl) and np.prod(np.shape(tl[0])) != 1) else [tl[i] for i in range(len(tl))]   # masks are not read
     if isinstance(getattr(ds, 'ys', None), pd.DataFrame): return ds.ys.to_numpy() if ds.ys.shape[1] else None   # TabularPandas
     if isinstance(ds, (list,tuple,L)) and not isinstance(ds, TfmdLists) and len(ds) and isinstance(ds[0], (list,tuple)) and len(ds[0]) > 1:
         return [o[-1] for o in ds]
@@ -171,6 +175,7 @@ def labels_of(
     ys,what = (labels,'`labels`') if labels is not None else (_targets(ds),f'the targets of {type(ds).__name__}')
     def error(msg): return ValueError(f'labels_of: {msg}; pass `labels=`, one integer for each item of the training set, in its order')
     if ys is None or isinstance(ys, (str,dict)) or not hasattr(ys, '__iter__'): raise error(f'no labels were found in {type(ds).__name__}')
+    if isinstance(ys, TfmdLists): raise error(f'{what} are not one integer a sample but {type(ys[0]).__name__} of shape {np.shape(ys[0])}')
     if isinstance(ys, Tensor): ys = ys.detach().cpu().as_subclass(Tensor)
     elif not isinstance(ys, np.ndarray):
         ys = [y.item() if isinstance(y, (Tensor,np.generic)) and np.prod(y.shape) == 1 else y for y in ys]
