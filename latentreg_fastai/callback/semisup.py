@@ -86,7 +86,7 @@ def before_batch(self:SemiSupervisedMixup):
 @patch
 def only_site(self:SemiSupervisedMixup): return None
 @patch
-def places(self:SemiSupervisedMixup): return [self.site, *([self._second[2]] if len(self.rows.inputs) else [])]
+def places(self:SemiSupervisedMixup): return [self.site, *([self._second[2]] if self.rows.inputs else [])]
 
 @patch
 def _mix_second(self:SemiSupervisedMixup, t):
