@@ -568,12 +568,13 @@ def raised_here(e):
     op = dis.opname[code.co_code[tb.tb_lasti]]
     return is_ours(tb.tb_frame) and op in ('RAISE_VARARGS','RERAISE')
 
-NAMES = {n for n,o in vars(latentreg_fastai.all).items() if getattr(o, '__module__', '').startswith('latentreg_fastai')} | {'Own'}
+NAMES = {n for n,o in vars(latentreg_fastai.all).items() if getattr(o, '__module__', '').startswith('latentreg_fastai')}
 def own_words(e): return re.sub(r"Exception occured in `\w+` when calling event `\w+`:\s*", '', str(e))   # without fastai's
-def names_something(e): return any(n in own_words(e) for n in NAMES)
+def names_something(e): return any(n in own_words(e) for n in NAMES | {cls.__name__ for _,cls,_ in OURS.values()})
 
 def plain_text(msg):
     "A message without what differs between cases"
+    msg = re.sub(r'(lies below|more before it, at) [^\s,]+', r'\1 …', str(msg))
     msg = re.sub(r'(layers?)=.*?: ', r'\1=…: ', re.sub(r'(the layers are|did you mean|; give|: choose) .*', r'\1 …', own_words(msg), flags=re.S), count=1)
     return re.sub(r"\d[\d.e+-]*", '#', re.sub(r"'[^']*'", "'…'", re.sub(r'0x\w+', '', msg))).strip().split('\n')[0][:110]
 

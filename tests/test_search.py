@@ -28,8 +28,10 @@ class Swapped(Sound):
 class Added(Sound):
     def before_train(self): super().before_train(); self.learn.add_cb(Callback())
 class Infinite(Sound):
+    finite = False                                       # else the library says so itself
     def after_loss(self): self.add_term(self.pred.sum()/0, 1.)
 class InfiniteTerm(Sound):
+    finite = False
     def after_loss(self): self.add_term(self.pred.sum(), 1.); self.term = tensor(float('inf'))
 class Explosive(Sound):
     def after_step(self):
@@ -63,6 +65,9 @@ def test_what_is_no_fault(monkeypatch):
     assert outcome(case(Sound, monkeypatch))[0] == 'trained'
     kind,what,_ = outcome(case(OwnRefused, monkeypatch))
     assert kind == 'refused' and 'OwnRefused' in what
+    monkeypatch.setattr(InfiniteTerm, 'finite', True)
+    kind,what,_ = outcome(case(InfiniteTerm, monkeypatch))
+    assert kind == 'refused' and 'was not finite' in what
     bad = case(Sound, monkeypatch, features='nan')
     assert outcome(bad)[0] == 'baseline' and outcome(dict(bad, ours=[['Own', {'no_such_argument': 1}]]))[0] == 'baseline'
     assert outcome(case(Sound, monkeypatch, args={'no_such_argument': 1}))[0] == 'fault'
