@@ -242,40 +242,37 @@ def median_bandwidth(
     return d.new_tensor(median)
 
 # %% ../nbs/00_stats.ipynb #07baf875
-def _is_median(sigma): return sigma is None or getattr(sigma, 'func', sigma) is median_bandwidth   # or a `partial` of it
-
-def _root_bandwidth(d, s, sigma):
+def _root_bandwidth(d, s, sigma, keep):
     "√σ/s, for squared distances `d` of features over s, (): the median's if σ is 0, and 1 if all distances are"
-    known,median = isinstance(sigma, (int,float)) and sigma != 0,_is_median(sigma)
+    known = isinstance(sigma, (int,float)) and sigma != 0
     if known and sigma < 0: raise ValueError(f'the bandwidth `sigma` must be above 0, not {sigma}')
-    if known: root = d.new_full((), sigma**.5)/s
-    else: root = (sigma if median and sigma else median_bandwidth)(d).sqrt()
-    if not known and not median:
+    root = d.new_full((), sigma**.5)/s if known else median_bandwidth(d, keep).sqrt()
+    if not known and sigma is not None:
         sigma = sigma(d*s*s) if callable(sigma) else sigma
         given = (sigma.to(d) if isinstance(sigma, Tensor) else d.new_full((), sigma)).sqrt()/s
         root = torch.where(given == 0, root, given)
     return torch.where(root == 0, 1, root).clamp_min(torch.finfo(d.dtype).tiny**.5)
 
-def _distances(z, sigma):
-    "Features over s, but for a common shift, s, their squared distances, (N, N), and √σ/s"
+def _distances(z, sigma, keep):
+    "Features over s, but for a common shift, s, their squared distances, (N, N), and √σ/s, for which the rows `keep` count"
     on_mps = z.device.type == 'mps'
-    if on_mps or z.device.type == 'cpu' and (_is_median(sigma) or not callable(sigma)):
+    if on_mps or z.device.type == 'cpu' and not callable(sigma):
         a = _centred(z)
         s = _largest(a)
         n = a.mul_(1/s).square().sum(1)
         d = torch.addmm(n[:,None] + n, a, a.T, alpha=-2).clamp_min_(0).fill_diagonal_(0)
-        root = _root_bandwidth(d, s, sigma)
+        root = _root_bandwidth(d, s, sigma, keep)
         if on_mps or root.square() >= n.amax()/32: return a,s,d,root
     z,(i,j) = z.double(),torch.triu_indices(len(z), len(z), 1, device=z.device)
     d = z.new_zeros(len(z), len(z))
     d[i,j] = d[j,i] = torch.pdist(z).square()
     d += d.sum()*0                                       # all `nan` if a feature is infinite
     amid = d.sqrt().sum(1).argmin().view(1)              # a row that is near most others
-    return z - z.index_select(0, amid), 1, d, _root_bandwidth(d, 1, sigma)
+    return z - z.index_select(0, amid), 1, d, _root_bandwidth(d, 1, sigma, keep)
 
 def _mmd(z, n1, y, n_classes, sigma, squared):
     "(1/K) Σ_k MMD_k over the classes `y`, (N,), or of all if it is `None`, and its gradient; the first `n1` rows are the first batch"
-    a,s,d,root = _distances(z, sigma)
+    a,s,d,root = _distances(z, sigma, None if y is None else y >= 0)
     same = None if y is None else _same_class(y, a)[0]
     of_class = (lambda t: t.sum().expand_as(t)) if y is None else same.matmul
     first = (torch.arange(len(a), device=a.device) < n1).to(a.dtype)[:,None]
@@ -310,7 +307,7 @@ def mmd(
 @_statistic
 def classwise_mmd(
     z1:Tensor, # Features of the first batch, (N, ...)
-    y1:Tensor, # Class of each, integers, (N,)
+    y1:Tensor, # Class of each, integers, (N,); a number below 0 that occurs once in both batches is no class, and does not count in σ
     z2:Tensor, # Features of the second batch, (M, ...)
     y2:Tensor, # Class of each, integers, (M,)
     n_classes:int, # K, the classes of the data set; those absent from one of the batches add 0

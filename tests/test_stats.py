@@ -307,7 +307,7 @@ def test_a_bandwidth_function_gets_all_squared_distances(name):
 @both
 @pytest.mark.parametrize('kind', ['plain','an outlier','most equal'])
 def test_the_median_of_some_samples(name, kind):
-    "A `partial` of the median serves as the median does, in float32 too, and without the samples that are not kept"
+    "The median without the samples that are not kept, as a function of the distances"
     from functools import partial
     z,y,keep = odd_batch(kind, 14, 5, 1e-9, torch.float32),torch.arange(14)%3,torch.arange(14)%5 != 3
     got = grads(MMD[name], z[:7], y[:7], z[7:], y[7:], partial(median_bandwidth, keep=keep))
