@@ -359,7 +359,7 @@ class Squares(LatentCallback):
 class Steep(LatentCallback):
     "Small and finite, with a gradient that is not"
     def penalty(self, z, *yb): return (z - z.detach()).square().sum().sqrt() + 5
-ENDS = {'value': (lambda: Squares(), 1e20, 'the term squares was not finite'), 'gradient': (lambda: Squares(1e6), 5e17, 'the weights are no longer finite'), 'gradient alone': (lambda: Steep(), 1., 'the weights are no longer finite'),
+ENDS = {'value': (lambda: Squares(), 1e20, 'the term squares_loss was not finite'), 'gradient': (lambda: Squares(1e6), 5e17, 'the weights are no longer finite'), 'gradient alone': (lambda: Steep(), 1., 'the weights are no longer finite'),
         'of the library': (lambda: VarianceRegularizer(classwise=False), 1e20, 'not finite')}
 
 @pytest.mark.parametrize('name', ENDS)
@@ -391,7 +391,7 @@ def test_a_term_above_the_loss_is_no_fault():
     for cbs in ([], [Skipped()]):
         learn = vast_learner(1.)
         learn.fit(1, 1e-3, cbs=[Squares(100.), *cbs])
-        assert 100*learn.recorder.terms['squares'][0] > 2*learn.recorder.losses[0] and all(p.isfinite().all() for p in learn.model.parameters())
+        assert 100*learn.recorder.terms['squares_loss'][0] > 2*learn.recorder.losses[0] and all(p.isfinite().all() for p in learn.model.parameters())
 
 class Mirror(LatentCallback):
     finite = False
@@ -399,4 +399,4 @@ class Mirror(LatentCallback):
 def test_a_term_may_say_that_it_need_not_be_finite():
     learn = vast_learner(1.)
     learn.fit(1, 1e-2, cbs=Mirror())
-    assert not np.isfinite(learn.recorder.terms['mirror']).any()
+    assert not np.isfinite(learn.recorder.terms['mirror_loss']).any()

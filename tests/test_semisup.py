@@ -167,7 +167,7 @@ def test_a_loss_that_does_not_say_what_it_reads():
     refused(['SemiSupervisedMixup', '`activation`', 'torch.sigmoid'], learn, make())
     loss.activation = torch.sigmoid                      # as the message says
     learn.fit(1, cbs=make())
-    assert min(finite(learn, 'consistency')[1]) > 0
+    assert min(finite(learn, 'consistency_loss')[1]) > 0
 
 @pytest.mark.parametrize('layers', [None,[],['0']])
 def test_without_weight_the_labelled_rows_are_still_mixed(layers):
@@ -181,4 +181,4 @@ def test_without_weight_the_labelled_rows_are_still_mixed(layers):
         kept.append((loss, grads(loss, l.model)))
     def after(l): as_by_hand(l, *kept.pop()); n.append(1)
     learn.fit(2, 1e-2, cbs=[cb, Probe(order=20, run_valid=False, before_batch=before), Probe(order=20, run_valid=False, after_backward=after)])
-    assert len(n) == 6 and all(map(math.isnan, learn.recorder.terms['consistency']))
+    assert len(n) == 6 and all(map(math.isnan, learn.recorder.terms['consistency_loss']))

@@ -128,7 +128,7 @@ def find_activation(self:SemiSupervisedMixup)->Callable:
 @patch
 def soft(self:SemiSupervisedMixup, pred):
     "Outputs as predictions: probabilities, or the numbers of a regression"
-    pred = first(tensors_in(pred))
+    pred = prediction_of(pred)
     if pred.dtype in (torch.float16,torch.bfloat16): pred = pred.float()
     return self.find_activation()(pred)
 
