@@ -556,7 +556,7 @@ def cell(net, cb, make=None):
     except Exception as e:
         if not ours(e): return ('WRONG',f"an error that is not the library's own: {type(e).__name__}: {short(e)[:200]}")
         l = w.learn
-        changed = [k for k,v in l.model.state_dict().items() if not torch.equal(v, w.start[k])]
+        changed = [k for k,v in l.model.named_parameters() if not torch.equal(v, w.start[k])]   # buffers may be those of the batch in which it was noticed
         left = [h for m in l.model.modules() for d in (m._forward_hooks,m._forward_pre_hooks) for h in d.values() if 'latentreg' in getattr(getattr(h, 'func', h), '__module__', '')]
         if w.checked or changed: return ('WRONG',f'refuses after {w.checked} steps, or changes {changed[:3]}: {short(e)}')
         return ('WRONG',f'refuses, and leaves a hook: {short(e)}') if left else ('refuses',short(e))
