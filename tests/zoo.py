@@ -652,7 +652,7 @@ def head(group):
 def groups(): return list(dict.fromkeys(n.group for n in NETS.values()))
 def table(lines)->str:
     "All groups, from the lines of the models"
-    return '\n\n'.join([MARK['table']] + [f'### {g}\n\n{head(g)}\n' + '\n'.join(lines[n.name] for n in NETS.values() if n.group == g) for g in groups()])
+    return '\n\n'.join([MARK['table']] + [f'### {g}\n\n{head(g)}\n' + '\n'.join(lines[n.name] for n in NETS.values() if n.group == g and n.name in lines) for g in groups()])
 def notes()->str:
     return '\n'.join([MARK['notes'], *[f'{i}. {t}' for i,t in enumerate(REASONS.values(), 1)], '', *[f'- **{chr(97+i)}** {t}' for i,t in enumerate(NOTES.values())]])
 MARK = {k: f'<!-- {k} -->' for k in ('table','notes')}
