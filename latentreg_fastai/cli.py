@@ -130,11 +130,12 @@ def _report(args):
 
 def _print(report):
     from latentreg_fastai.bench import failed,show_table
+    files = report.write()                               # first: what is printed may fail
     for c,t in report.tables.items(): print('', report.title(c), show_table(t).to_string(), sep='\n')
     bad = [r for r in report.records if failed(r)]
     runs = f"{len(bad)} run{'s' if len(bad) > 1 else ''}"
     if bad: print(f"\n{runs} failed, the first with {bad[0]['failed']}; `latentreg bench` with --retry does them again")
-    print('\nsaved:', ', '.join(map(str, report.write())))
+    print('\nsaved:', ', '.join(map(str, files)))
     if bad and not report.tables: sys.exit(1)
 
 def _speed(args):

@@ -10,8 +10,9 @@ from .layers import *
 from .signal import *
 from .data.load import *
 from .metrics import *
-from .metrics import activation_of,is_labels,sample_nll,to_double
+from .metrics import activation_of,has_one_output,is_labels,probabilities_of,sample_nll
 from .stats import *
+from .targets import *
 from .viz import *
 from fastai.interpret import *
 import matplotlib as mpl
@@ -19,18 +20,20 @@ from fastai.vision.all import *
 
 # %% ../nbs/23_interpret.ipynb #aa13b690
 class _Gather(Callback):
-    "Keep the last features in `seen` of each batch, of as many samples as fit into `memory` gigabytes: (n, I), float32, on the CPU"
+    """Keep the last features in `seen` of each batch, of as many samples as fit into `memory` gigabytes: (n, I), float32, on the CPU;
+    and what `act` makes of what the model returns, and the targets"""
     run_train = False
-    def __init__(self, site, seen, n, memory, seed):
-        self.site,self.seen,self.total,self.memory,self.seed = site,seen,n,memory,seed
+    def __init__(self, site, seen, n, memory, seed, act):
+        self.site,self.seen,self.total,self.memory,self.seed,self.act = site,seen,n,memory,seed,act
         self.z,self.rows,self.at = None,None,0           # features, which rows are kept, samples so far
+        self.preds,self.targets = [],[]
 
     def before_batch(self): self.seen.clear()
 
     def after_pred(self):
         if not self.seen: raise ValueError(f'LatentInterpretation: the forward pass never reached {self.site}; '
                                            'choose another layer, see latent_layers(model, *xb)')
-        n,z = find_bs(self.yb) if len(self.yb) else len(self.xb[0]),self.site.pick(self.seen)
+        n,z = find_bs(self.yb if len(self.yb) else self.xb),self.site.pick(self.seen)
         if len(z) != n: raise ValueError(f'LatentInterpretation: {self.site} gives {len(z)} rows for {n} samples: '
                                          'choose a `layer` with one row a sample')
         z = flat_features(z.detach()).float()
@@ -42,6 +45,12 @@ class _Gather(Callback):
         to = int(self.rows[:self.at].sum())
         self.z[to:to+int(mine.sum())] = z.cpu()[mine]
         self.at += n
+
+    def after_loss(self):
+        if not isinstance(prediction_of(self.pred), Tensor):
+            raise TypeError(f'LatentInterpretation: the model returns {type(self.pred).__name__}, in which there is no tensor of predictions')
+        self.preds.append(self.learn.to_detach(self.act(self.pred)))
+        self.targets.append(self.learn.to_detach(self.yb))
 
     def _begin(self, units):
         "Draw the rows that are kept, and make room for them"
@@ -63,10 +72,10 @@ def _gather(learn, site, dl, act, memory, seed):
     if dl.n is None: raise TypeError('LatentInterpretation: the loader must know how many samples it has')
     idxs = list(itertools.islice(dl.get_idxs(), dl.n))
     total,dl = dl.n,dl.new(get_idxs=partial(list, idxs)) if dl.indexed else dl
-    exact = lambda pred: act(to_double(pred))            # in float32 the small probabilities of a very sure model would be 0
+    probs = probabilities_of('LatentInterpretation', learn, act, strict=False)   # in float64: a very sure model has small ones
     with site.seen() as seen:
-        cb = _Gather(site, seen, total, memory, seed)
-        probs,targets = learn.get_preds(dl=dl, act=exact, reorder=False, cbs=cb)
+        cb = _Gather(site, seen, total, memory, seed, probs)
+        learn.validate(dl=dl, cbs=cb)
     if cb.at != cb.total: raise ValueError(f'LatentInterpretation: the loader gave {cb.at} samples and says it has {cb.total}')
     order = np.argsort(np.array(idxs)[cb.rows], kind='stable')       # the data set's, which a loader of texts does not keep
     mine = torch.from_numpy(cb.rows.nonzero()[0][order])
@@ -75,7 +84,7 @@ def _gather(learn, site, dl, act, memory, seed):
     bad = ~cb.z.isfinite().all(1)
     if bad.any(): raise ValueError(f'LatentInterpretation: the features of {int(bad.sum()):,} of {len(cb.z):,} samples at {site} '
                                    'hold NaN or infinite values: has the model diverged?')
-    return cb.z,keep(probs),keep(targets)
+    return cb.z,keep(to_concat(cb.preds)),keep(detuplify(to_concat(cb.targets)))
 
 # %% ../nbs/23_interpret.ipynb #89df79eb
 class LatentInterpretation(Interpretation):
@@ -84,14 +93,16 @@ class LatentInterpretation(Interpretation):
         learn:Learner, # A trained learner
         dl:DataLoader, # Loader of the samples
         features:Tensor, # (N, I), float32, on the CPU
-        probs:Tensor, # Probabilities, (N, K), float64, or whatever the model predicts
+        probs:Tensor, # Probabilities, (N, K), float64, both of a binary classifier with one output, or whatever the model predicts
         targets:Tensor, # Labels, (N,), or other targets
         site:Site, # The place in the model that the features come from
-        act=None, # Turns predictions into probabilities
+        act=None, # Turns predictions into probabilities; by default the loss function's `activation`, else a softmax
         memory:float=2., # Gigabytes for features
         seed:int=0, # Seeds the random subsets where not all samples are used
     ):
-        store_attr()
+        store_attr('learn,dl,features,probs,targets,site,memory,seed')
+        self._act,self.act = act,activation_of(learn, act)
+        self._leave_out(ignored_label(getattr(learn, 'loss_func', None)))
         vocab = getattr(dl, 'vocab', None)
         several = is_listy(vocab) and len(vocab) and not isinstance(vocab[-1], str) and is_iter(vocab[-1])
         self.vocab = vocab[-1] if several else vocab     # the first vocab of texts is that of words
@@ -109,17 +120,19 @@ class LatentInterpretation(Interpretation):
         "Gather features, probabilities and targets of `dl` in one pass"
         if not (isinstance(memory, (int,float)) and memory > 0):
             raise ValueError(f'LatentInterpretation: `memory` must be gigabytes above 0, not {memory!r}')
-        dl,act = learn.dls[ds_idx] if dl is None else dl,activation_of(learn, act)
+        dl = learn.dls[ds_idx] if dl is None else dl
         with untouched(learn, seed), no_augment(dl):
             dl = sampled_dl(dl)
             try:
                 if layer is not None: site = Site.named(learn.model, layer)[-1]
                 else: site = trace_layers(learn.model, first(dl)[:getattr(dl, 'n_inp', 1)]).activations()
-            except ValueError as e: raise ValueError(f'LatentInterpretation: layer={layer!r}: {e}') from None
+            except (TypeError,ValueError) as e: raise type(e)(f'LatentInterpretation: layer={layer!r}: {e}') from None
             found = _gather(learn, site, dl, act, memory, seed)
         return cls(learn, dl, *found, site, act, memory, seed)
 
-    def __repr__(self): return f'LatentInterpretation: {len(self.features):,} samples × {self.features.shape[1]:,} units at {self.site}'
+    def __repr__(self):
+        out = f' ({self._unlabelled:,} without a label are left out)' if self._unlabelled else ''
+        return f'LatentInterpretation: {len(self.features):,} samples × {self.features.shape[1]:,} units at {self.site}{out}'
 
     @functools.cached_property
     def losses(self):
@@ -127,15 +140,39 @@ class LatentInterpretation(Interpretation):
         with untouched(self.learn, self.seed), no_augment(self.dl):
             return self.learn.get_preds(dl=self.dl, with_loss=True, with_preds=False, with_targs=False, act=self.act)[-1]
 
-    @property
-    def _labelled(self): return isinstance(self.targets, Tensor) and is_labels(self.targets, len(self.features))
+# %% ../nbs/23_interpret.ipynb #c494cdcb
+@patch
+def _leave_out(self:LatentInterpretation, ignored):
+    "Leave out the samples whose label the loss ignores, if others have one"
+    n,self._unlabelled = len(self.features),0
+    if not (isinstance(self.targets, Tensor) and is_labels(self.targets, n)): return
+    has = self.targets.view(-1) != ignored
+    if has.all() or not has.any(): return
+    self._unlabelled,left = int((~has).sum()),lambda t: t[has.to(t.device)] if isinstance(t, Tensor) and len(t) == n else t
+    self.features,self.probs,self.targets = map(left, (self.features,self.probs,self.targets))
 
-    def _labels(self, what):
-        "Labels, (N,); raises an error that names the method `what` if the targets are something else"
-        y = self.targets
-        if self._labelled: return y.view(-1).long()
-        got = f'{str(y.dtype)[6:]} targets of shape {tuple(y.shape)}' if isinstance(y, Tensor) else type(y).__name__
-        raise TypeError(f'LatentInterpretation.{what} needs one integer label a sample, not {got}')
+@patch
+def _why_not(self:LatentInterpretation):
+    "Why the targets are no labels, or `None`"
+    y,n = self.targets,len(self.features)
+    if not isinstance(y, Tensor): return type(y).__name__
+    two = isinstance(self.probs, Tensor) and self.probs.ndim == 2 and self.probs.shape[1] == 2   # whose loss takes floats
+    if not is_labels(y, n, whole=not two) or (y.is_floating_point() and ((y != 0) & (y != 1)).any()):
+        return f'{str(y.dtype)[6:]} targets of shape {tuple(y.shape)}'
+    dls,loss = getattr(self.learn, 'dls', None),getattr(self.learn, 'loss_func', None)
+    if dls is not None and are_classes(dls, loss) is False:
+        return 'numbers: no vocabulary names classes, and the loss is one for numbers'
+    if (y == ignored_label(loss)).all(): return 'a loader in which no sample has a label'
+
+@patch(as_prop=True)
+def _labelled(self:LatentInterpretation): return self._why_not() is None
+
+@patch
+def _labels(self:LatentInterpretation, what):
+    "Labels, (N,); raises an error that names the method `what` if the targets are something else"
+    got = self._why_not()
+    if got is None: return self.targets.view(-1).long()
+    raise TypeError(f'LatentInterpretation.{what} needs one integer label a sample, not {got}')
 
 # %% ../nbs/23_interpret.ipynb #78430105
 class LatentComparison:
@@ -151,7 +188,7 @@ class LatentComparison:
         axs = axes_for(ax, len(self.interps), figsize, ncols, **kwargs)
         for a,(k,i) in zip(axs, self.interps.items()):
             plot(i, a)
-            a.set_title('\n'.join(filter(None, [str(k),a.get_title()])))
+            a.set_title('\n'.join(filter(None, [as_written(k),a.get_title()])))
         return axs
 
 @patch(cls_method=True)
@@ -173,7 +210,7 @@ def characteristics(self:LatentInterpretation,
     share:float=0., # Leave out units and pairs positive in a smaller share of the samples (of all, or of a class), or in fewer than two
 )->pd.DataFrame: # A column of figures
     "Table 5 of the class-wise paper for this layer, in our reading, with two further measures: see `characteristics`"
-    y = self.targets.view(-1) if self._labelled else None
+    y = self.targets.view(-1).long() if self._labelled else None
     return pd.DataFrame({str(self.site): characteristics(self.features, y, max_units, share)})
 
 @patch
@@ -217,9 +254,9 @@ def plot(self:LatentComparison, ax=None, figsize=None):
     rel = table.div(base, axis=0)[base > 0]
     ax = axes_for(ax, 1, figsize or (6, .8+.27*len(rel)))[0]
     for (name,color),marker in zip(methods_colors(table.columns).items(), itertools.cycle('|os^Dv<>P')):
-        ax.scatter(rel[name], range(len(rel)), color=color, marker=marker, s=90 if marker == '|' else 34, label=name, zorder=3)
+        ax.scatter(rel[name], range(len(rel)), color=color, marker=marker, s=90 if marker == '|' else 34, label=as_written(name), zorder=3)
     ax.set_yticks(range(len(rel)), rel.index); ax.invert_yaxis()
-    ax.set(xscale='log', xlabel=f'relative to {table.columns[0]}'); ax.axvline(1, color='#999999', lw=1, ls=':')
+    ax.set(xscale='log', xlabel=f'relative to {as_written(table.columns[0])}'); ax.axvline(1, color='#999999', lw=1, ls=':')
     ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda v,_: f'{v:g}×'))
     ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     ax.legend(loc='center left', bbox_to_anchor=(1,.5))
@@ -251,9 +288,11 @@ def knn(self:LatentInterpretation,
     "Error of a k-nearest-neighbour classifier on the features of the training set (Manifold Mixup, Section 5.1)"
     y,z,train = self._labels('knn'),self.features,self.learn.dls.train
     with untouched(self.learn, self.seed), no_augment(train):
-        feats,_,labels = _gather(self.learn, self.site, sampled_dl(train, max_train, self.seed), self.act, self.memory, self.seed)
+        feats,_,labels = _gather(self.learn, self.site, sampled_dl(train, max_train, self.seed), self._act, self.memory, self.seed)
     pick = self._subset(max_n)
-    errors = knn_error(feats, labels, z[pick], y[pick], tuplify(k))
+    has = labels.view(-1) != ignored_label(self.learn.loss_func)
+    feats,labels = feats[has],labels.view(-1)[has].long()
+    errors = knn_error(feats, labels, z[pick], y[pick], tuplify(k), ignore_index=None)
     return pd.DataFrame(dict(error=errors)).rename_axis('k').assign(of=len(pick), among=len(feats))
 
 @patch
@@ -276,10 +315,17 @@ def _unit(self:LatentInterpretation, i):
         raise ValueError(f'LatentInterpretation: there is no unit {i!r}; {self.site} has {n}, 0 to {n-1}')
     return int(i) % n
 
+def _spread(z):
+    "Features minus their mean, over the largest number among them, which is returned too: squares cannot cancel or overflow"
+    z = z - z.mean(0)
+    z -= z.mean(0)                                       # what rounding left
+    s = z.abs().max().clamp_min(torch.finfo(z.dtype).tiny)
+    return z.div_(s),float(s)
+
 @patch
 def _busiest(self:LatentInterpretation, n):
     "The `n` units that vary most"
-    return self.features.var(0).topk(min(n, self.features.shape[1])).indices.tolist()
+    return _spread(self.features)[0].var(0).topk(min(n, self.features.shape[1])).indices.tolist()
 
 @patch
 def plot_histograms(self:LatentInterpretation,
@@ -331,7 +377,8 @@ def pca(self:LatentInterpretation,
     "Principal components of the features"
     from sklearn.decomposition import PCA
     pca = PCA(min(n, *self.features.shape), random_state=self.seed)
-    xy = pca.fit_transform(self.features.numpy())
+    z,s = _spread(self.features)
+    xy = pca.fit_transform(z.numpy())*s
     missing = (0,n-xy.shape[1])
     return np.pad(xy, ((0,0),missing)),np.pad(np.nan_to_num(pca.explained_variance_ratio_), missing)
 
@@ -381,6 +428,13 @@ def plot_tsne(self:LatentComparison, ax=None, figsize=None, ncols=None, **kwargs
     return self._panels(lambda i,a: i.plot_tsne(ax=a, **kwargs), ax, figsize, ncols)
 
 # %% ../nbs/23_interpret.ipynb #2441d4a8
+def _with_labels(xb, y, ignored):
+    "Inputs and labels, (N,), of the samples of a batch that have a label"
+    y = y.as_subclass(Tensor).view(-1).long()
+    has = y != ignored
+    some = lambda t: retain_type(t.as_subclass(Tensor)[has.to(t.device)], t)
+    return (xb,y) if has.all() else (map_tensors(some, xb),y[has])
+
 @patch
 def interpolation(self:LatentInterpretation,
     layers='all', # Places of mixing besides the input, as `mixing_sites` takes them
@@ -389,15 +443,17 @@ def interpolation(self:LatentInterpretation,
 )->pd.DataFrame: # λ (index) by place: mean NLL of the mixed target
     "NLL of λ·y₁ + (1−λ)·y₂ when the inputs, or the hidden states, of two samples are mixed in the same way (Manifold Mixup, Fig. 2)"
     self._labels('interpolation')
-    model,lams = self.learn.model,np.linspace(0, 1, points)
+    model,lams,probs = self.learn.model,np.linspace(0, 1, points),probabilities_of('LatentInterpretation', self.learn, self._act)
     with untouched(self.learn, self.seed), no_augment(self.dl), torch.no_grad():
-        batches = [(b[:self.dl.n_inp],b[-1].view(-1).long()) for b in sampled_dl(self.dl, n, self.seed) if len(b[-1]) > 1]
+        batches = [_with_labels(b[:self.dl.n_inp], b[-1], ignored_label(self.learn.loss_func)) for b in sampled_dl(self.dl, n, self.seed)]
+        batches = [b for b in batches if len(b[1]) > 1]
         if not batches: raise ValueError('LatentInterpretation.interpolation: no batch has two samples to mix; '
                                          'take more samples, `n`, or larger batches')
         sites = mixing_sites(model, batches[0][0], layers)
         total = np.zeros((points, len(sites)))
         for (j,site),(i,lam),(xb,y) in itertools.product(enumerate(sites), enumerate(lams), batches):
-            with site.hook(lambda z: torch.lerp(z.roll(1, 0), z, float(lam))): p = self.act(to_double(first(tuplify(model(*xb)))))
+            with site.hook(lambda z: torch.lerp(z.roll(1, 0), z, float(lam))): p = probs(model(*xb))
+            y = y.to(p.device)
             total[i,j] += float(lam*sample_nll(p, y).sum() + (1-lam)*sample_nll(p, y.roll(1)).sum())
     return pd.DataFrame(total/sum(len(y) for _,y in batches), pd.Index(lams, name='λ'), [str(s) for s in sites])
 
@@ -428,5 +484,5 @@ def plot_interpolation(self:LatentComparison, ax=None, figsize=None, **kwargs):
     for a,place in zip(axs, places):
         lines = {k: table[k,place] for k in self.interps if (k,place) in table}
         plot_lines(table.index, lines, 'λ', 'NLL' if a is axs[0] else '', a, legend=a is axs[0])
-        a.set_title(place)
+        a.set_title(as_written(place))
     return axs

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['bare_model', 'named_layers', 'layer_names', 'get_layers', 'get_layer', 'tensors_in', 'map_tensors', 'split_tensors',
-           'Site', 'as_it_was', 'evaluating', 'untouched', 'is_compiled', 'within_compiled', 'Uncompiled']
+           'prediction_of', 'Site', 'as_it_was', 'evaluating', 'untouched', 'is_compiled', 'within_compiled',
+           'Uncompiled']
 
 # %% ../nbs/01_layers.ipynb #f78cfcde
 from fastai.basics import *
@@ -102,6 +103,16 @@ def split_tensors(
     if not isinstance(o, (Mapping,tuple,list)) or not o: return o,o
     parts = [f(p) if isinstance(p, Tensor) else split_tensors(f, p) for p in (o.values() if isinstance(o, Mapping) else o)]
     return tuple(_like(o, side) for side in zip(*parts))
+
+def prediction_of(
+    out, # What a model returned
+): # A tensor, or `out` itself where there is none
+    "The predictions in what a model returns: a tensor itself, else what is named `logits`, `out` or `pred`, else the first with rows"
+    if isinstance(out, Tensor): return out
+    for k in ('logits','out','pred'):
+        t = out.get(k) if isinstance(out, Mapping) else getattr(out, k, None)
+        if isinstance(t, Tensor): return t
+    return next((t for t in tensors_in(out) if t.ndim), out)
 
 # %% ../nbs/01_layers.ipynb #f3998a83
 class Site:

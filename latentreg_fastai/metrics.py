@@ -9,41 +9,101 @@ __all__ = ['calibration_bins', 'expected_calibration_error', 'negative_log_likel
 # %% ../nbs/21_metrics.ipynb #44415a0a
 from .stats import *
 from .checks import *
+from .layers import *
+from .targets import *
 from fastai.basics import *
 
 # %% ../nbs/21_metrics.ipynb #d52df51d
+no_double = {'mps'}                                      # types of devices without float64
+
 def to_double(t):
     "`t` as a plain float64 tensor, in which long sums lose no digits; on the CPU if its device has no float64"
     t = t.as_subclass(Tensor)
-    return (t.cpu() if t.device.type == 'mps' else t).double()
-
-def activation_of(learn, act=None):
-    "The function that turns the predictions of `learn` into probabilities: `act`, else the loss function's `activation`, else a softmax"
-    return act or getattr(learn.loss_func, 'activation', None) or partial(F.softmax, dim=-1)
-
-def is_labels(y, n):
-    "Does the tensor `y` hold one integer label for each of `n` samples?"
-    return not y.is_floating_point() and y.ndim > 0 and len(y) == y.numel() == n
+    return (t.cpu() if t.device.type in no_double else t).double()
 
 def kind_of(t):
     "Data type and shape of a tensor, or the type of anything else, for an error message"
     return f'{str(t.dtype)[6:]} of shape {tuple(t.shape)}' if isinstance(t, Tensor) else type(t).__name__
 
-def _check_probs(name, probs, targets):
-    "Probabilities, (N, K), as float64 and labels, (N,); raises an error that says what they are instead"
-    if probs.ndim != 2 or not probs.is_floating_point() or probs.shape[1] < 2:
-        raise ValueError(f'{name}: probabilities of shape (N, K) with K > 1 are needed, not {kind_of(probs)}')
-    if not is_labels(targets, len(probs)):
+def core_loss(loss_func):
+    "The function that `loss_func` wraps, as fastai's flat losses and partials do, or `loss_func` itself"
+    while callable(getattr(loss_func, 'func', None)): loss_func = loss_func.func
+    return loss_func
+
+# %% ../nbs/21_metrics.ipynb #d9785d61
+_of_logits = nn.BCEWithLogitsLoss,nn.MultiLabelSoftMarginLoss,F.binary_cross_entropy_with_logits,F.multilabel_soft_margin_loss
+_of_probs,_of_classes = (nn.BCELoss,F.binary_cross_entropy),(nn.CrossEntropyLoss,nn.NLLLoss,F.cross_entropy,F.nll_loss)
+def _is(f, kinds): return any(f is k or (isinstance(k, type) and isinstance(f, k)) for k in kinds)
+
+def activation_of(learn, act=None):
+    "What turns the predictions of `learn` into those that fastai shows: `act`, else the loss function's `activation`, else a softmax"
+    return act or getattr(getattr(learn, 'loss_func', None), 'activation', None) or partial(F.softmax, dim=-1)
+
+def has_one_output(x):
+    "Does `x` hold one prediction a sample?"
+    return x.ndim == 1 or (x.ndim == 2 and x.shape[1] == 1)
+
+def both_classes(p):
+    "Probabilities of both classes, (N, 2), from those of the second one, (N,) or (N, 1)"
+    return torch.stack([1 - p.view(-1), p.view(-1)], 1)
+
+def _of_one_output(loss, act, own, device):
+    "The function that turns one output, (N, 1), into the probabilities of two classes; `None` where nothing tells"
+    def found(f):
+        low,high = (float(f(torch.full((1,1), v, dtype=torch.float64, device=device)).view(())) for v in (-1.,2.))
+        return low != high and (f is act or 0 <= low <= 1 >= high >= 0)   # a softmax of one output is always 1
+    if act: return (lambda x: both_classes(act(x))) if found(act) else None
+    if _is(loss, _of_logits): return lambda x: F.softmax(torch.cat([0*x, x], 1), 1)   # also right where a sigmoid would be 1
+    if _is(loss, _of_probs): return both_classes
+    return (lambda x: both_classes(own(x))) if own and found(own) else None
+
+def probabilities_of(who, learn, act=None, strict=True):
+    """A function that makes probabilities, (N, K), in float64, of what the model of `learn` returns: with `act`, else as its loss says.
+    One output whose probability nothing tells raises a `TypeError` or, if not `strict`, stays as it is"""
+    loss,own,found = core_loss(learn.loss_func),getattr(learn.loss_func, 'activation', None),[]
+    if _is(loss, _of_classes) and getattr(own, '__func__', own) in (noop,noops): own = None   # of a `BaseLoss`
+    def f(out):
+        x = to_double(prediction_of(out))
+        if not has_one_output(x): return (act or own or partial(F.softmax, dim=-1))(x)
+        if not found: found.append(_of_one_output(loss, act, own, x.device))
+        if found[0]: return found[0](x.view(-1, 1))
+        if not strict: return x
+        name = getattr(loss, '__name__', type(loss).__name__)
+        raise TypeError(f'{who}: the model has one output, and {name} does not say how that becomes a probability: '
+                        'use a loss like BCEWithLogitsLossFlat, or give an `act` like torch.sigmoid')
+    return f
+
+# %% ../nbs/21_metrics.ipynb #35ee5c2d
+def is_labels(y, n, whole=True):
+    "Does the tensor `y` hold one label for each of `n` samples, an integer or, if not `whole`, any number?"
+    return not (y.is_complex() or (whole and y.is_floating_point())) and y.ndim > 0 and len(y) == y.numel() == n
+
+def check_range(name, y, n):
+    "Refuse labels, (N,), that are not 0 to n−1"
+    bad = (y < 0) | (y >= n) | (y != y.floor() if y.is_floating_point() else False)
+    if not bad.any(): return
+    low,high = y.min().item(),y.max().item()
+    raise ValueError(f'{name}: labels run from {low:g} to {high:g}, but there are {n} classes, 0 to {n-1}')
+
+def _check_probs(name, probs, targets, ignore_index):
+    "Probabilities, (N, K), as float64 and labels, (N,), of the samples with a label; raises an error that says what they are instead"
+    probs,targets = (torch.as_tensor(t).detach() for t in (probs, targets))
+    one = probs.is_floating_point() and has_one_output(probs)
+    if not (one or (probs.is_floating_point() and probs.ndim == 2)):
+        raise ValueError(f'{name}: probabilities of shape (N, K), or (N,) for two classes, are needed, not {kind_of(probs)}')
+    if not is_labels(targets, len(probs), whole=not one):
         raise ValueError(f'{name}: one integer label a sample is needed, {len(probs)} in all, not {kind_of(targets)}')
-    if not len(probs): raise ValueError(f'{name}: there are no samples')
-    p,y = to_double(probs.detach()),targets.detach().as_subclass(Tensor).view(-1).long()
+    p = to_double(probs)
+    p,y = both_classes(p) if one else p,targets.as_subclass(Tensor).view(-1).to(p.device)
+    if ignore_index is not None: p,y = p[y != ignore_index],y[y != ignore_index]
+    if not len(y): raise ValueError(f"{name}: there are no samples{' with a label' if len(probs) else ''}")
     bad = ~p.isfinite().all(1)
     if bad.any(): raise ValueError(f'{name}: {int(bad.sum())} of {len(p)} rows of the probabilities are not finite')
     if p.min() < 0 or (p.sum(1) - 1).abs().max() > 1e-2:
-        raise ValueError(f'{name}: rows of probabilities must add up to 1: apply a softmax first, as `learn.get_preds(act=...)` can')
-    low,high,n = int(y.min()),int(y.max()),p.shape[1]
-    if low < 0 or high >= n: raise ValueError(f'{name}: labels run from {low} to {high}, but there are {n} classes, 0 to {n-1}')
-    return p,y.to(p.device)
+        raise ValueError(f'{name}: probabilities are from 0 to 1, and their rows add up to 1: apply a softmax first, '
+                         'or a sigmoid to one output, as `learn.get_preds(act=...)` can')
+    check_range(name, y, p.shape[1])
+    return p,y.long()
 
 # %% ../nbs/21_metrics.ipynb #4e5352af
 def _confidence(p, y):
@@ -58,7 +118,7 @@ def _bins(c, n_bins, adaptive):
         edges = torch.arange(1, n_bins, dtype=c.dtype, device=c.device)/n_bins   # a bin includes its upper end, not its lower
         slot = torch.bucketize(c[:,0].contiguous(), edges)
         parts = [c[slot == b] for b in range(n_bins)]
-    return torch.stack([torch.cat([p.new_tensor([len(p)]), p.mean(0)]) for p in parts if len(p)])
+    return torch.stack([torch.cat([p.new_full((1,), len(p)), p.mean(0)]) for p in parts if len(p)])
 
 def _gap(bins):
     "The gap between confidence and accuracy, averaged over samples"
@@ -66,25 +126,27 @@ def _gap(bins):
 
 # %% ../nbs/21_metrics.ipynb #cb49c9b6
 def calibration_bins(
-    probs:Tensor, # Probabilities, (N, K), as `learn.get_preds()` returns them
+    probs:Tensor, # Probabilities, (N, K), as `learn.get_preds()` returns them; (N,) or (N, 1) of the second of two classes
     targets:Tensor, # Labels, (N,)
     n_bins:int=15, # Bins of confidence
     adaptive:bool=False, # Bins of equal size, not of equal width?
+    ignore_index:int=-100, # The label of samples that are left out; `None` leaves out none
 )->pd.DataFrame: # A row for each bin that holds samples: count, confidence (its mean), accuracy
     "Mean confidence and accuracy in bins of confidence: the points of a reliability diagram"
     name = 'calibration_bins'
-    bins = _bins(_confidence(*_check_probs(name, probs, targets)), check_whole(name, 'n_bins', n_bins), adaptive)
+    bins = _bins(_confidence(*_check_probs(name, probs, targets, ignore_index)), check_whole(name, 'n_bins', n_bins), adaptive)
     return pd.DataFrame(bins.cpu().numpy(), columns=['count','confidence','accuracy']).astype({'count': int})
 
 def expected_calibration_error(
-    probs:Tensor, # Probabilities, (N, K), as `learn.get_preds()` returns them
+    probs:Tensor, # Probabilities, (N, K), as `learn.get_preds()` returns them; (N,) or (N, 1) of the second of two classes
     targets:Tensor, # Labels, (N,)
     n_bins:int=15, # Bins of confidence
     adaptive:bool=False, # Bins of equal size, not of equal width?
+    ignore_index:int=-100, # The label of samples that are left out; `None` leaves out none
 )->float: # From 0 to 1
     "Σ_b n_b/N |acc_b − conf_b|: the mean gap between confidence and accuracy (Guo et al. 2017, Eq. 3)"
     name = 'expected_calibration_error'
-    return _gap(_bins(_confidence(*_check_probs(name, probs, targets)), check_whole(name, 'n_bins', n_bins), adaptive))
+    return _gap(_bins(_confidence(*_check_probs(name, probs, targets, ignore_index)), check_whole(name, 'n_bins', n_bins), adaptive))
 
 # %% ../nbs/21_metrics.ipynb #317a98b5
 def log_probs(p):
@@ -99,67 +161,91 @@ def _sample_brier(p, y): return p.square().sum(1, keepdim=True) - 2*p.gather(1, 
 
 # %% ../nbs/21_metrics.ipynb #a0ab15cf
 def negative_log_likelihood(
-    probs:Tensor, # Probabilities, (N, K), as `learn.get_preds()` returns them
+    probs:Tensor, # Probabilities, (N, K), as `learn.get_preds()` returns them; (N,) or (N, 1) of the second of two classes
     targets:Tensor, # Labels, (N,)
+    ignore_index:int=-100, # The label of samples that are left out; `None` leaves out none
 )->float: # In nats; 708 for a probability of 0
     "−mean_n log p_n(y_n): the mean negative log-likelihood of the true class"
-    return float(sample_nll(*_check_probs('negative_log_likelihood', probs, targets)).mean())
+    return float(sample_nll(*_check_probs('negative_log_likelihood', probs, targets, ignore_index)).mean())
 
 def brier_score(
-    probs:Tensor, # Probabilities, (N, K), as `learn.get_preds()` returns them
+    probs:Tensor, # Probabilities, (N, K), as `learn.get_preds()` returns them; (N,) or (N, 1) of the second of two classes
     targets:Tensor, # Labels, (N,)
+    ignore_index:int=-100, # The label of samples that are left out; `None` leaves out none
 )->float: # From 0 to 2
-    "mean_n Σ_k (p_n(k) − [y_n = k])²: the mean squared distance of the probabilities to the one-hot target (Brier 1950)"
-    return float(_sample_brier(*_check_probs('brier_score', probs, targets)).mean())
+    """mean_n Σ_k (p_n(k) − [y_n = k])²: the mean squared distance of the probabilities to the one-hot target (Brier 1950).
+    Of two classes this is twice what scikit-learn gives, which looks at the second alone"""
+    return float(_sample_brier(*_check_probs('brier_score', probs, targets, ignore_index)).mean())
 
 # %% ../nbs/21_metrics.ipynb #0c040198
 class _ProbabilityMetric(Metric):
-    "Base of metrics that are computed from `_of(p, y)`, a row for each sample, which is kept on the device"
+    "Base of metrics that are computed from `_of(p, y)`, numbers for each sample, which are kept on the device"
     def __init__(self,
         act=None, # Turns predictions into probabilities; by default the loss function's `activation`, else a softmax
-    ): self.act,self._parts = act,[]
-    def reset(self): self._parts = []
+    ): self.act,self._parts,self._probs = act,[],None
+    def reset(self): self._parts,self._probs = [],None
 
     def accumulate(self, learn):
-        pred,y = learn.pred,learn.y
-        if not isinstance(pred, Tensor) or pred.ndim != 2 or not isinstance(y, Tensor) or not is_labels(y, len(pred)):
-            raise TypeError(f'{type(self).__name__}: predictions of shape (N, K) and one integer label a sample are needed, '
+        who,pred,y = type(self).__name__,prediction_of(learn.pred),learn.y
+        fits = isinstance(pred, Tensor) and pred.is_floating_point() and (pred.ndim == 2 or has_one_output(pred)) and isinstance(y, Tensor)
+        if not (fits and is_labels(y, len(pred), whole=not has_one_output(pred))):
+            raise TypeError(f'{who}: predictions of shape (N, K), or (N,) of two classes, and one integer label a sample are needed, '
                             f'not {kind_of(pred)} and {kind_of(y)}')
-        part = self._of(to_double(activation_of(learn, self.act)(to_double(pred))), y.as_subclass(Tensor).view(-1).long().to(pred.device))
-        self._parts.append(learn.to_detach(part, cpu=False))
+        if not self._parts: self._ignored,self._probs = ignored_label(learn.loss_func),probabilities_of(who, learn, self.act)
+        p = self._probs(pred)
+        y,self._n = y.as_subclass(Tensor).view(-1).to(p),p.shape[1]
+        is_probs = (p.amin(1) >= 0) & ((p.sum(1) - 1).abs() < 1e-2) | ~p.isfinite().all(1)
+        part = self._of(p, y.long().clamp(0, self._n-1))
+        self._parts.append(learn.to_detach(torch.cat([part, y[:,None], is_probs[:,None].to(p)], 1), cpu=False))
 
     @property
-    def value(self): return self._reduce(torch.cat(self._parts)) if self._parts else None
+    def value(self):
+        "Of the samples that have a label; `nan` if there are none"
+        if not self._parts: return None
+        t,who = torch.cat(self._parts),type(self).__name__
+        t = t[t[:,-2] != self._ignored]
+        if not len(t): return math.nan
+        check_range(who, t[:,-2], self._n)
+        if t[:,-1].all(): return self._reduce(t[:,:-2])
+        raise ValueError(f'{who}: what the predictions were turned into are no probabilities, from 0 to 1 with rows that add up to 1: '
+                         'give an `act`, like partial(F.softmax, dim=-1), or torch.sigmoid for one output')
     def _reduce(self, t): return float(t.mean())
     @property
-    def name(self): return type(self).__name__.lower()
+    def name(self): return lower_is_better(type(self).__name__.lower())
 
 class NLL(_ProbabilityMetric):
-    "Negative log-likelihood of the true class, in nats, whatever the loss: `negative_log_likelihood` as a metric"
+    "Negative log-likelihood of the true class, in nats, whatever the loss: `negative_log_likelihood` as a metric, `nll_loss` in the table"
     _of = staticmethod(sample_nll)
 
 class Brier(_ProbabilityMetric):
-    "Squared distance of the probabilities to the one-hot target: `brier_score` as a metric"
+    "Squared distance of the probabilities to the one-hot target: `brier_score` as a metric, `brier_loss` in the table"
     _of = staticmethod(_sample_brier)
 
 class ECE(_ProbabilityMetric):
-    "Expected calibration error: `expected_calibration_error` as a metric"
+    "Expected calibration error: `expected_calibration_error` as a metric, `calibration_error` in the table"
     def __init__(self,
         n_bins:int=15, # Bins of confidence
-        adaptive:bool=False, # Bins of equal size, not of equal width?
+        adaptive:bool=False, # Bins of equal size, not of equal width? In the table `adaptive_calibration_error`
         act=None, # Turns predictions into probabilities; by default the loss function's `activation`, else a softmax
     ):
         super().__init__(act)
         self.n_bins,self.adaptive = check_whole(self, 'n_bins', n_bins),adaptive
     _of = staticmethod(_confidence)
     def _reduce(self, t): return _gap(_bins(t, self.n_bins, self.adaptive)) if t.isfinite().all() else math.nan
+    @property
+    def name(self): return 'adaptive_'*self.adaptive + 'calibration_error'
 
 # %% ../nbs/21_metrics.ipynb #a3eb6b98
-def _check_features(name, z, y=None, least=2):
-    "Flat features, (N, I), and labels, (N,); raises an error that says what is wrong with them"
+def _check_features(name, z, y=None, least=2, ignore_index=None):
+    "Flat features, (N, I), and labels, (N,), of the samples with a label; raises an error that says what is wrong with them"
     if not isinstance(z, Tensor) or not z.is_floating_point() or z.ndim < 1:
         raise ValueError(f'{name}: features must be a tensor of floating numbers, not {kind_of(z)}')
-    z = flat_features(z.detach())
+    z = flat_features(z.detach().cpu() if z.device.type in no_double else z.detach())
+    if y is not None:
+        y = torch.as_tensor(y).detach().as_subclass(Tensor)
+        if not is_labels(y, len(z)): raise ValueError(f'{name}: one integer label a sample is needed, {len(z)} in all, not {kind_of(y)}')
+        y = y.view(-1).long().to(z.device)
+        if ignore_index is not None: z,y = z[y != ignore_index],y[y != ignore_index]
     if len(z) < least or not z.shape[1]:
         raise ValueError(f"{name}: {'two samples' if least > 1 else 'one sample'} or more are needed, with one unit or more, "
                          f"not features of shape {tuple(z.shape)}")
@@ -167,19 +253,24 @@ def _check_features(name, z, y=None, least=2):
     if bad.any():
         raise ValueError(f'{name}: the features of {int(bad.sum())} of {len(z)} samples hold NaN or infinite values: '
                          'has the model diverged?')
-    if y is None: return z,None
-    y = torch.as_tensor(y).detach().as_subclass(Tensor)
-    if not is_labels(y, len(z)): raise ValueError(f'{name}: one integer label a sample is needed, {len(z)} in all, not {kind_of(y)}')
-    return z,y.view(-1).long().to(z.device)
+    return z,y
 
 # %% ../nbs/21_metrics.ipynb #f186eda1
 def _neighbours(z, k):
     "A function that finds the `k` rows of `z` that are nearest to each row of `v`: indices, (M, k), the nearest first"
-    if z.device.type != 'cpu': return lambda v: pairwise_sqdist(v, z).topk(k, largest=False).indices
+    def exact(v): return pairwise_distance(v, z).topk(k, largest=False).indices
+    if z.device.type != 'cpu': return exact
     from sklearn.neighbors import NearestNeighbors
-    center = z.mean(0)
-    nearest = NearestNeighbors(n_neighbors=k, algorithm='brute').fit((z - center).numpy())
-    return lambda v: torch.from_numpy(nearest.kneighbors((v - center).numpy(), return_distance=False))
+    nearest = NearestNeighbors(n_neighbors=k, algorithm='brute').fit(z.numpy())
+    def find(v):
+        about,found = map(torch.from_numpy, nearest.kneighbors(v.numpy()))   # from a matrix product, which finds them, but not their order
+        d = torch.cat([(z[i].double() - c[:,None]).norm(dim=2) for i,c in zip(found.split(64), v.double().split(64))])
+        d,order = d.sort(dim=1, stable=True)
+        found = found.gather(1, order)
+        lost = (about[:,-1] < 1e-5*v.double().norm(dim=1)) & (d[:,-1] > 0)   # so near that it may miss one
+        if lost.any(): found[lost] = exact(v[lost])
+        return found
+    return find
 
 def knn_error(
     feats:Tensor, # Features among which neighbours are searched, (N, ...)
@@ -188,14 +279,16 @@ def knn_error(
     valid_labels:Tensor, # Their labels, (M,)
     k:int|tuple=(1,5,20), # How many neighbours vote
     chunk:int=None, # Rows of `valid_feats` at a time; by default as many as have 2²⁵ distances
+    ignore_index:int=-100, # The label of samples that are left out; `None` leaves out none
 )->float|dict: # Share of errors, from 0 to 1; a dict from `k` to it if there are several `k`
     "Error of a k-nearest-neighbour classifier on features (Manifold Mixup, Section 5.1)"
-    (z,y),(v,w) = _check_features('knn_error', feats, labels, 1),_check_features('knn_error', valid_feats, valid_labels, 1)
+    (z,y),(v,w) = (_check_features('knn_error', *f, 1, ignore_index) for f in ((feats,labels),(valid_feats,valid_labels)))
+    v,w = v.to(z.device),w.to(z.device)
     one,ks = not is_iter(k) or isinstance(k, str),list(dict.fromkeys(k if is_iter(k) else [k]))
     if not ks or not all(isinstance(i, (int,np.integer)) and 0 < i <= len(z) for i in ks):
         raise ValueError(f'knn_error: `k` must be whole numbers from 1 to {len(z)}, the number of features to search, not {k!r}')
     if z.shape[1] != v.shape[1]: raise ValueError(f'knn_error: the features have {z.shape[1]} and {v.shape[1]} units')
-    chunk = chunk or max(1, 2**25//len(z))
+    chunk,total = chunk or max(1, 2**25//len(z)),len(v)
     z,v = (t.to(torch.promote_types(z.dtype, v.dtype)) for t in (z,v))
     classes,both = torch.cat([y,w]).unique(return_inverse=True)
     (y,w),n_classes,wrong = both.split([len(y),len(w)]),len(classes),dict.fromkeys(ks, 0)
@@ -205,7 +298,7 @@ def knn_error(
         for i in ks:
             votes = z.new_zeros(len(v), n_classes).scatter_add_(1, near[:,:i], z.new_ones(len(v), i))
             wrong[i] += (votes.argmax(1) != w).sum()
-    errors = {i: float(n)/len(valid_feats) for i,n in wrong.items()}
+    errors = {i: float(n)/total for i,n in wrong.items()}
     return errors[k] if one else errors
 
 # %% ../nbs/21_metrics.ipynb #4517f2e3
@@ -260,9 +353,10 @@ def effective_rank(
 def intra_inter(
     z:Tensor, # Features, (N, ...)
     y:Tensor, # Labels, (N,)
+    ignore_index:int=-100, # The label of samples that are left out; `None` leaves out none
 )->float: # 0 where each class is a point; `nan` for a single class
     "Mean distance of a sample to the mean of its class, divided by the mean distance between the means of two classes"
-    z,y = _check_features('intra_inter', z, y)
+    z,y = _check_features('intra_inter', z, y, ignore_index=ignore_index)
     z = _varying(z)
     _,y,count = y.unique(return_inverse=True, return_counts=True)
     means = z.new_zeros(len(count), z.shape[1], dtype=torch.float64)
@@ -278,9 +372,10 @@ def characteristics(
     y:Tensor=None, # Labels, (N,); without them the rows that need classes are left out
     max_units:int=2048, # If there are more units, the rows over pairs use a fixed random subset of this size
     share:float=0., # Leave out units and pairs positive in a smaller share of the samples (of all, or of a class), or in fewer than two
+    ignore_index:int=-100, # The label of samples that are left out, where there are labels
 )->dict: # The rows of the table above
     "The characteristics of a layer in Table 5 of the class-wise paper, in our reading, with two further measures"
-    z,y = _check_features('characteristics', z, y)
+    z,y = _check_features('characteristics', z, y, ignore_index=ignore_index)
     check_share('characteristics', 'share', share)
     least = lambda n: max(2, share*n)
     some,pos = z,z > 0
@@ -303,7 +398,7 @@ def characteristics(
         mean = lambda l: float(np.mean([v for v in l if not math.isnan(v)] or [math.nan]))
         res['cw_correlation'] = mean(corr)
     res['variance'] = _mean(*_unit_variance(n, var, least(len(z))))
-    if y is not None: res['normalized_cw_variance'],res['intra_inter'] = mean(spread),intra_inter(z, y)
+    if y is not None: res['normalized_cw_variance'],res['intra_inter'] = mean(spread),intra_inter(z, y, ignore_index)
     res['effective_rank'] = effective_rank(z)
     return res
 
@@ -315,7 +410,7 @@ def frechet_distance(
     "Squared Fréchet distance of the normal distributions with the moments of `a` and `b`"
     (a,_),(b,_) = (_check_features('frechet_distance', z) for z in (a,b))
     if a.shape[1] != b.shape[1]: raise ValueError(f'frechet_distance: the features have {a.shape[1]} and {b.shape[1]} units')
-    a,b = a.double(),b.double()
+    a,b = a.double(),b.double().to(a.device)
     va,vb = (torch.cov(z.T).view(z.shape[1], -1) for z in (a,b))
     values,vectors = torch.linalg.eigh(va)
     root = vectors*values.clamp_min(0).sqrt() @ vectors.T

@@ -9,7 +9,8 @@ __all__ = ['deformations', 'corruptions', 'PixelSpace', 'fgsm', 'pgd', 'rotate',
 # %% ../nbs/22_robustness.ipynb #06824cf9
 from .viz import *
 from .metrics import *
-from .metrics import activation_of,kind_of,log_probs,sample_nll,to_double
+from .metrics import check_range,has_one_output,is_labels,kind_of,log_probs,probabilities_of,sample_nll
+from .targets import *
 from .layers import *
 from .checks import *
 from .data.load import *
@@ -42,9 +43,10 @@ class PixelSpace:
 # %% ../nbs/22_robustness.ipynb #fd1968f8
 def _grad(f, x, y):
     "The gradient of log Σ_{k≠y} p_k − log p_y by `x`, with probabilities p = `f(x)`: a positive multiple of the loss's gradient"
-    x = x.detach().requires_grad_()
+    x,y = x.detach().requires_grad_(),y.long()
     with torch.enable_grad():
         log = log_probs(f(x))
+        y = y.to(log.device)
         others = log.scatter(1, y[:,None], -math.inf).logsumexp(1)
         return torch.autograd.grad((others - log.gather(1, y[:,None])[:,0]).sum(), x)[0]
 
@@ -72,7 +74,7 @@ def pgd(
     for i in range(steps):
         adv = adv + step*_grad(f, adv, y).sign()
         adv = torch.clamp(adv.clamp(x - eps, x + eps) if eps < math.inf else adv, 0, 1)
-        if eps == math.inf and i % 10 == 9 and (f(adv).argmax(1) != y).all(): break
+        if eps == math.inf and i % 10 == 9 and (f(adv).argmax(1).cpu() != y.cpu()).all(): break
     return adv.detach()
 
 # %% ../nbs/22_robustness.ipynb #6d9d6fe8
@@ -117,10 +119,12 @@ def _brightness(x, c, g):
     v = x.amax(1, keepdim=True)
     new = (v + c).clamp_max(1)
     return torch.where(v > 0, x*new/v.clamp_min(1e-12), new).clamp(0, 1)
-def _jpeg(x, c, g): return (TF.jpeg((x*255).round().byte().cpu(), int(c))/255).to(x)
+def _jpeg(x, c, g): # of other than one or three channels each as an image of its own
+    each = x if x.shape[1] in (1,3) else x.flatten(0, 1)[:,None]
+    return (TF.jpeg((each*255).round().byte().cpu(), int(c))/255).to(x).view(x.shape)
 def _resized(x, size): # PIL's box filter
     def one(im): return torch.from_numpy(np.array(Image.fromarray(im.numpy()).resize(size[::-1], Image.BOX)))
-    return torch.stack([one(im) for im in x.flatten(0, 1)]).view(*x.shape[:2], *size)
+    return torch.stack([one(im) for im in x.float().flatten(0, 1)]).view(*x.shape[:2], *size)
 def _pixelate(x, c, g): return _resized(_resized(x.cpu(), [max(1, int(s*c)) for s in x.shape[-2:]]), x.shape[-2:]).to(x)
 
 corruptions = dict(gaussian_noise=(_noise(lambda x,c,n: x + c*n()), (.04,.06,.08,.09,.1)),
@@ -137,14 +141,27 @@ def robustness_tests()->dict: # For each kind its tests
     "The tests that `robustness` can run"
     return dict(attack=['fgsm','pgd','unbounded_pgd'], deformation=list(deformations), corruption=list(corruptions))
 
-def _check_images(b):
-    "Images and labels of a batch; raises an error if it holds something else"
+def _check_images(b, learn):
+    "Images and labels of a batch, samples without a label left out; raises an error if it holds something else"
     x,y = b if is_listy(b) and len(b) == 2 else (None,None)
     images = isinstance(x, Tensor) and x.ndim == 4 and x.is_floating_point()
-    labels = isinstance(y, Tensor) and not y.is_floating_point()
-    if images and labels and y.numel() == len(x): return x,y.as_subclass(Tensor).view(-1).long()
-    raise TypeError('robustness: batches of images, (N, C, H, W), and integer labels, (N,), are needed, '
-                    f"not {', '.join(map(kind_of, tuplify(b)))}")
+    fit = images and isinstance(y, Tensor) and is_labels(y, len(x), whole=False)
+    if not fit or (y.is_floating_point() and not has_one_output(prediction_of(learn.model(x[:1])))):
+        raise TypeError('robustness: batches of images, (N, C, H, W), and integer labels, (N,), are needed, '
+                        f"not {', '.join(map(kind_of, tuplify(b)))}")
+    y = y.as_subclass(Tensor).view(-1).to(x.device)
+    has = y != ignored_label(learn.loss_func)
+    return (x,y) if has.all() else (x[has],y[has])
+
+class _CannotAct(Exception): pass
+def _acting(name, change, v):
+    "`change` at strength `v`; an exception in it is a `_CannotAct`, since other tests may do"
+    def res(x, y, g):
+        try:
+            if (new := change(x, v, g)).shape == x.shape: return new
+            raise ValueError(f'it made {tuple(new.shape)} of images of shape {tuple(x.shape)}')
+        except Exception as e: raise _CannotAct(f'{name} at strength {v} cannot act on images like these: {type(e).__name__}: {e}') from e
+    return res
 
 def _changes(f, names, eps, steps, unbounded, levels):
     "Kind, name, level and change of each test at each level; a change takes pixels, labels and a random generator, and returns pixels"
@@ -157,8 +174,22 @@ def _changes(f, names, eps, steps, unbounded, levels):
         else:
             kind,(change,strengths) = ('deformation',deformations[t]) if t in deformations else ('corruption',corruptions[t])
             for severity,v in enumerate(levels.get(t, strengths), 1):
-                res.append((kind,t,v if t in deformations else severity, lambda x,y,g,change=change,v=v: change(x, v, g)))
+                res.append((kind,t,v if t in deformations else severity, _acting(t, change, v)))
     return res
+
+@torch.no_grad()
+def _measured(f, change, batches, g):
+    "Error and NLL of the changed batches; `nan` where the change cannot act"
+    def one(x, y):
+        p = f(change(x, y, g))
+        y = y.to(p.device)
+        check_range('robustness', y, p.shape[1])
+        return p.argmax(1) != y, sample_nll(p, y.long())[:,0]
+    try: found = [one(*b) for b in batches]
+    except _CannotAct as e:
+        warnings.warn(f'robustness: {e}')
+        return math.nan,math.nan
+    return [torch.cat(o).double().mean().item() for o in zip(*found)]
 
 # %% ../nbs/22_robustness.ipynb #1b79aa56
 def _check_tests(tests):
@@ -191,24 +222,24 @@ def robustness(
     n:int=1000, # Number of samples, drawn with `seed`; `None` for all
     seed:int=0, # Seeds the samples and the random numbers of the tests
     plot:bool=False, # Also draw the table with `plot_robustness`?
+    act=None, # Turns predictions into probabilities; by default the loss function's `activation`, else a softmax
 )->pd.DataFrame: # A row for each test and level: kind, test, level, n, error and accuracy (0 to 1), nll
-    "Error and NLL of `learn` on attacked, deformed and corrupted images; the learner is left as it was"
+    """Error and NLL of `learn` on attacked, deformed and corrupted images; the learner is left as it was.
+    A deformation or corruption that cannot act on such images is told by a warning, and its figures are `nan`"""
     names,eps,levels = _check_tests(tests),_check_eps(eps),_check_levels(levels)
     steps = check_whole('robustness', 'steps', steps)
     if plot and not set(names) - {'unbounded_pgd'}: raise ValueError('robustness: of PGD without a bound alone there is nothing to draw')
-    dl,act = learn.dls.valid if dl is None else dl,activation_of(learn)
+    dl,probs = learn.dls.valid if dl is None else dl,probabilities_of('robustness', learn, act)
     space,unbounded = PixelSpace(dl),{'steps': 200, 'step': .01, **(unbounded or {})}
-    f = lambda x: act(to_double(learn.model(space.back(x))))
+    f = lambda x: probs(learn.model(space.back(x)))
     changes,rows = _changes(f, names, eps, steps, unbounded, levels),[]
-    def measure(p, y): return p.argmax(1) != y, sample_nll(p, y)[:,0]
     with untouched(learn, seed), no_augment(dl):
-        batches = [(space.to(x),y) for x,y in map(_check_images, sampled_dl(dl, n, seed))]
+        with torch.no_grad(): batches = [(space.to(x),y) for x,y in (_check_images(b, learn) for b in sampled_dl(dl, n, seed)) if len(y)]
+        if not batches: raise ValueError('robustness: there are no samples with a label')
         used = sum(len(y) for _,y in batches)
         if hasattr(learn, 'progress'): changes = progress_bar(changes, leave=False)
         for i,(kind,test,level,change) in enumerate(changes):
-            g = torch.Generator().manual_seed(1000*seed + i)
-            with torch.no_grad(): found = [measure(f(change(x, y, g)), y) for x,y in batches]
-            error,nll = (torch.cat(o).double().mean().item() for o in zip(*found))
+            error,nll = _measured(f, change, batches, torch.Generator().manual_seed(1000*seed + i))
             rows.append(dict(kind=kind, test=test, level=level, n=used, error=error, accuracy=1-error, nll=nll))
     table = pd.DataFrame(rows)
     if plot: plot_robustness(table)
@@ -218,7 +249,8 @@ def robustness(
 def mean_corruption_error(
     table:pd.DataFrame, # From `robustness`, with the corruptions among its tests
 )->float: # From 0 to 1
-    "Mean error over corruptions and severities (Hendrycks and Dietterich 2019, not divided by the error of another model)"
+    """Mean error over corruptions and severities (Hendrycks and Dietterich 2019, not divided by the error of another model);
+    a corruption that could not act is left out"""
     rows = table[table.kind == 'corruption']
     if not len(rows): raise ValueError('mean_corruption_error: the table holds no corruptions')
     return float(rows.groupby('test').error.mean().mean())
@@ -264,5 +296,5 @@ def plot_robustness(
         lines = {k: np.stack([accuracy(t, panel) for t in ts]) for k,ts in runs.items()}
         legend = a is axs[0] and len(runs) > 1
         plot_lines(accuracy(first, panel).index, lines, xlabel.get(panel, 'level'), 'accuracy %', ax=a, legend=legend)
-        a.set(title=panel, ylim=(0,101))
+        a.set(title=as_written(panel), ylim=(0,101))
     return axs

@@ -8,7 +8,6 @@ __all__ = ['blind', 'Side', 'LayerPass', 'SignalPass', 'trace_layers', 'used_in'
 # %% ../nbs/01_signal.ipynb #4c28eb1d
 from .layers import *
 from fastai.basics import *
-from collections.abc import Mapping
 from contextlib import ExitStack
 from torch.autograd.graph import get_gradient_edge
 from torch.nn.modules.lazy import LazyModuleMixin
@@ -210,8 +209,9 @@ class SignalPass:
 
     def _outputs(self, o):
         "The tensors of the model's output that something can be learnt from, its prediction first"
-        named = [o[k] for k in ('logits','out','pred') if isinstance(o, Mapping) and k in o and isinstance(o[k], Tensor)]
-        last = lambda t: (not any(t is o for o in named), t.ndim == 0)
+        pred = prediction_of(o)
+        if not isinstance(pred, Tensor): raise TypeError(f'the model returns {type(o).__name__}, in which there is no tensor of predictions')
+        last = lambda t: (t is not pred, t.ndim == 0)
         outs = sorted(((i,t) for i,t in enumerate(tensors_in(o)) if t.requires_grad), key=lambda p: last(p[1]))
         self.positions = [i for i,_ in outs]             # in the model's output
         return [t for _,t in outs]
@@ -301,10 +301,24 @@ def _read(self:SignalPass, graph):
             side.place = min((graph.place[e] for e in edges if graph.live(e)), default=math.inf)
             side.maker = maker(edges[0]) if edges else None
             side.behind = side.maker if side.maker and _steadies(side.maker.module) else None
+    weighing = [r for r in self.layers if _leaf(r) and _is_weighing(r.module) and r.out.reaches]
+    last = max(weighing, key=lambda r: r.out.place, default=None)
+    self.late = last is not None and _weights_behind(graph, set(last.out.edges))   # does anything with weights come after the last layer?
     self.connected = bool(graph.starts) and graph.up[graph.starts[0]] > 0
     for r in self.layers: r.n = len(by_module[id(r.module)])
     for side,_ in self._kept: side.edges = None
     self._kept,self._origin,self._open,self._follow = [],{},[],None
+
+def _weights_behind(graph, edges):
+    "Are there weights on the way from the prediction back to `edges`?"
+    seen,stack = set(edges),graph.starts[:1]
+    while stack:
+        e = stack.pop()
+        if e in seen: continue
+        seen.add(e)
+        if getattr(getattr(e[0], 'variable', None), 'ndim', 0) > 1 and e[0] not in graph.sources and e[0] not in graph.links: return True
+        stack += graph.nexts(e)
+    return False
 
 def _follow_back(e, origin):
     while True:
@@ -344,6 +358,7 @@ def would_do(self:SignalPass)->str:
     found = sorted((r for r in self.layers if r.out), key=lambda r: r.name.count('.'))
     names = list({r.name + (f'#{r.i+1}' if r.n > 1 and 0 not in r.out.together else ''): None for r in found})
     why = f'{self.hidden()}; ' if self.hidden() else ''
+    names = names or [f'{r.name}:input' for r in self.layers if r.inp]
     if not names: return f'{why}there is no layer that all of the signal passes'
     return f"{why}these would do: {', '.join(names[:8])}{', …' if len(names) > 8 else ''} (see latent_layers(model, *xb))"
 
@@ -402,8 +417,13 @@ def head(self:SignalPass)->LayerPass:
     "The layer that makes the prediction: the last one with weights, which all of the signal passes. Raises `ValueError` without one"
     found = [r for r in self.layers if _leaf(r) and _is_weighing(r.module) and r.out.reaches]
     last = max(found, key=lambda r: r.out.place, default=None)
-    if last is not None and 0 in last.out.together | last.out.outputs: return last
-    what = f'{last.name} is the last layer with weights, and not all of the signal passes it' if last else 'no layer with weights makes the prediction'
+    behind = self.layers[self.layers.index(last)+1:] if last else []
+    unseen = [r for r in behind if _leaf(r) and _is_weighing(r.module) and r.blind]
+    if unseen: raise ValueError(f'{unseen[-1].name}, the last layer with weights, {blind}')
+    whole = last is not None and 0 in last.out.together | last.out.outputs
+    if whole and not self.late: return last
+    what = (f'weights that are used behind {last.name} make the prediction, and they are not those of one layer' if whole else
+            f'{last.name} is the last layer with weights, and not all of the signal passes it' if last else 'no layer with weights makes the prediction')
     raise ValueError(f"{what}, so `layer` must be given; {self.hidden() or layer_names(self.model)}")
 
 @patch
@@ -454,6 +474,7 @@ def _stages(recs):
     one_size = lambda r: all(o.shape[2:] == r.shape[2:] for o in _within(r, blocks))
     blocks = [r for r in blocks if one_size(r)]           # not what holds several stages
     runs = [list(g) for _,g in itertools.groupby(blocks or maps, key=lambda r: r.shape[2:])]
+    runs = [g for g in runs if not all(_embeds(r) or 'Dropout' in _kind(r.module) for r in g)]   # the input is mixed there already
     if len(runs) > 1 or not blocks: return [g[-1] for g in runs]
     blocks = _outermost([r for r in blocks if not _holds_a_row_of(r, blocks)])
     return [blocks[len(blocks)*k//4-1] for k in range(1,5)] if len(blocks) >= 4 else blocks

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['flat_features', 'variance_penalty', 'covariance_penalty', 'classwise_variance_penalty',
-           'classwise_covariance_penalty', 'activation_l1', 'pairwise_sqdist', 'median_bandwidth', 'mmd',
-           'classwise_mmd', 'batch_clusters']
+           'classwise_covariance_penalty', 'activation_l1', 'pairwise_distance', 'pairwise_sqdist', 'median_bandwidth',
+           'mmd', 'classwise_mmd', 'batch_clusters']
 
 # %% ../nbs/00_stats.ipynb #9db88792
 import math
@@ -149,8 +149,8 @@ def _by_gram(z, y):
     d,mean,size = _centred_by_class(z, y)
     c = d@d.T
     s = _largest(c.diagonal())
-    c.mul_(1/s).mul_(mean)
-    v = mean@d.square().mul_(1/s)
+    c.mul_(mean.mul_(1/s))
+    v = mean@d.square()
     rows = torch.linalg.vector_norm(v, dim=1, keepdim=True)
     return (c.square().sum() - (rows.square()/size).sum()).clamp_min(0), (c@d).addcmul_(v, d, value=-1), s, size
 
@@ -191,35 +191,28 @@ def activation_l1(
     return _WithGradient.apply(z, _l1)
 
 # %% ../nbs/00_stats.ipynb #3d8b8716
+def _distance(a, b):
+    x,y = (t if t.device.type == 'mps' else t.double() for t in (a, a if b is None else b))   # there is no float64 on MPS
+    return torch.cdist(x, y, compute_mode='donot_use_mm_for_euclid_dist')
+
+@_statistic
+def pairwise_distance(
+    a:Tensor, # Features, (N, ...)
+    b:Tensor=None, # Features, (M, ...); by default `a`
+)->Tensor: # (N, M)
+    "‖a_n − b_m‖ of all pairs, from the differences themselves: right also between large features, and 0 for equal rows"
+    return _distance(a, b).to(a)
+
 @_statistic
 def pairwise_sqdist(
     a:Tensor, # Features, (N, ...)
     b:Tensor=None, # Features, (M, ...); by default `a`
 )->Tensor: # (N, M)
-    "‖a_n − b_m‖² of all pairs, from the differences themselves: right also between large features, and 0 for equal rows"
-    b = a if b is None else b
-    x,y = (t if t.device.type == 'mps' else t.double() for t in (a,b))   # there is no float64 on MPS
-    return torch.cdist(x, y, compute_mode='donot_use_mm_for_euclid_dist').square().to(torch.promote_types(a.dtype, b.dtype))
+    "‖a_n − b_m‖² of all pairs, from the differences themselves"
+    return _distance(a, b).square().to(a)
 
 # %% ../nbs/00_stats.ipynb #ab3893e2
-def median_bandwidth(
-    d:Tensor, # Squared distances of all pairs, (N, N), N > 1
-    keep:Tensor=None, # The samples whose pairs count, bool, (N,); by default all
-)->Tensor: # Scalar σ; 0 only if all are
-    "The median of the squared distances of distinct pairs (ITRA, below Eq. 7); if most are all but 0, that of the others"
-    d = d.detach()
-    if d.device.type == 'cpu':                           # ten times faster in NumPy
-        if keep is not None and not (kept := keep.numpy()).all(): d = d[np.ix_(kept, kept)] if kept.sum() > 1 else d.new_ones(2, 2)
-        n,x = len(d),d.numpy().ravel()
-        pairs = n*(n-1)//2
-        middle,high = n + (2*pairs - 1)//4*2, min(n + pairs*9//10*2, n*n - 1)
-        median = np.partition(x, middle)[middle]
-        if not median > 1e-6*x.max():
-            near = 1e-6*np.partition(x, high)[high]
-            far = x[x > near]
-            middle = (len(far) - 1)//4*2
-            if median <= near and len(far): median = np.partition(far, middle)[middle]
-        return d.new_tensor(median)
+def _sorted_median(d, keep):
     n = d.new_full((), len(d), dtype=torch.long) if keep is None else keep.sum().clamp_min(2)   # known to the device alone
     s = (d if keep is None else torch.where(keep[:,None] & keep, d, torch.inf)).flatten().sort()[0]
     at = lambda i: s.gather(0, i.clamp_max(len(s) - 1).view(1))[0]
@@ -228,37 +221,57 @@ def median_bandwidth(
     start = torch.where(at(n + (2*pairs - 1)//4*2) > near, n, (s <= near).sum())
     return at(start + (n*n - start - 1)//4*2)
 
+def median_bandwidth(
+    d:Tensor, # Squared distances of all pairs, (N, N), N > 1
+    keep:Tensor=None, # The samples whose pairs count, bool, (N,); by default all
+)->Tensor: # Scalar σ; 0 only if all are
+    "The median of the squared distances of distinct pairs (ITRA, below Eq. 7); if most are all but 0, that of the others"
+    d = d.detach()
+    if d.device.type != 'cpu': return _sorted_median(d, keep)
+    if keep is not None and not (kept := keep.numpy()).all(): d = d[np.ix_(kept, kept)] if kept.sum() > 1 else d.new_ones(2, 2)
+    n,x = len(d),d.numpy().ravel()                       # faster on the CPU
+    pairs = n*(n-1)//2
+    middle,high = n + (2*pairs - 1)//4*2, min(n + pairs*9//10*2, n*n - 1)
+    median = np.partition(x, middle)[middle]
+    if not median > 1e-6*x.max():
+        near = 1e-6*np.partition(x, high)[high]
+        far = x[x > near]
+        middle = (len(far) - 1)//4*2
+        if median <= near and len(far): median = np.partition(far, middle)[middle]
+    return d.new_tensor(median)
+
 # %% ../nbs/00_stats.ipynb #07baf875
-def _root_bandwidth(d, s, sigma):
+def _root_bandwidth(d, s, sigma, keep):
     "√σ/s, for squared distances `d` of features over s, (): the median's if σ is 0, and 1 if all distances are"
     known = isinstance(sigma, (int,float)) and sigma != 0
     if known and sigma < 0: raise ValueError(f'the bandwidth `sigma` must be above 0, not {sigma}')
-    root = d.new_full((), sigma**.5)/s if known else median_bandwidth(d).sqrt()
+    root = d.new_full((), sigma**.5)/s if known else median_bandwidth(d, keep).sqrt()
     if not known and sigma is not None:
         sigma = sigma(d*s*s) if callable(sigma) else sigma
         given = (sigma.to(d) if isinstance(sigma, Tensor) else d.new_full((), sigma)).sqrt()/s
         root = torch.where(given == 0, root, given)
     return torch.where(root == 0, 1, root).clamp_min(torch.finfo(d.dtype).tiny**.5)
 
-def _distances(z, sigma):
-    "Features over s, but for a common shift, s, their squared distances, (N, N), and √σ/s"
+def _distances(z, sigma, keep):
+    "Features over s, but for a common shift, s, their squared distances, (N, N), and √σ/s, for which the rows `keep` count"
     on_mps = z.device.type == 'mps'
     if on_mps or z.device.type == 'cpu' and not callable(sigma):
-        a = z - z.mean(0)
+        a = _centred(z)
         s = _largest(a)
         n = a.mul_(1/s).square().sum(1)
         d = torch.addmm(n[:,None] + n, a, a.T, alpha=-2).clamp_min_(0).fill_diagonal_(0)
-        root = _root_bandwidth(d, s, sigma)
+        root = _root_bandwidth(d, s, sigma, keep)
         if on_mps or root.square() >= n.amax()/32: return a,s,d,root
     z,(i,j) = z.double(),torch.triu_indices(len(z), len(z), 1, device=z.device)
     d = z.new_zeros(len(z), len(z))
     d[i,j] = d[j,i] = torch.pdist(z).square()
+    d += d.sum()*0                                       # all `nan` if a feature is infinite
     amid = d.sqrt().sum(1).argmin().view(1)              # a row that is near most others
-    return z - z.index_select(0, amid), 1, d, _root_bandwidth(d, 1, sigma)
+    return z - z.index_select(0, amid), 1, d, _root_bandwidth(d, 1, sigma, keep)
 
 def _mmd(z, n1, y, n_classes, sigma, squared):
     "(1/K) Σ_k MMD_k over the classes `y`, (N,), or of all if it is `None`, and its gradient; the first `n1` rows are the first batch"
-    a,s,d,root = _distances(z, sigma)
+    a,s,d,root = _distances(z, sigma, None if y is None else y >= 0)
     same = None if y is None else _same_class(y, a)[0]
     of_class = (lambda t: t.sum().expand_as(t)) if y is None else same.matmul
     first = (torch.arange(len(a), device=a.device) < n1).to(a.dtype)[:,None]
@@ -293,7 +306,7 @@ def mmd(
 @_statistic
 def classwise_mmd(
     z1:Tensor, # Features of the first batch, (N, ...)
-    y1:Tensor, # Class of each, integers, (N,)
+    y1:Tensor, # Class of each, integers, (N,); a number below 0 that occurs once in both batches is no class, and does not count in σ
     z2:Tensor, # Features of the second batch, (M, ...)
     y2:Tensor, # Class of each, integers, (M,)
     n_classes:int, # K, the classes of the data set; those absent from one of the batches add 0

@@ -102,9 +102,9 @@ def fit_vae(
         with no_random(seed):
             if vae is None: vae = MMDVAE(x.shape[1], x.shape[-2:], **kwargs).to(x.dtype)
             _check_vae(vae.to(x.device), x[:2])
-            def mse(out, x): return F.mse_loss(out[0], x)
+            def mse_loss(out, x): return F.mse_loss(out[0], x)
             def loss(out, x): return vae_loss(out, x, weight).float()   # as fastai's `Recorder` averages it
-            learn = Learner(dls, vae, loss_func=loss, metrics=AvgMetric(mse), cbs=_ToItself())
+            learn = Learner(dls, vae, loss_func=loss, metrics=AvgMetric(mse_loss), cbs=_ToItself())
             with ExitStack() as quiet:
                 if not show: quiet.enter_context(learn.no_bar()); quiet.enter_context(learn.no_logging())
                 learn.fit_one_cycle(epochs, lr)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['okabe_ito', 'petroff10', 'latent_style', 'colors_for', 'methods_colors', 'use_style', 'in_style', 'styled',
-           'axes_for', 'plot_points', 'plot_class_histograms', 'plot_lines', 'plot_bins', 'plane', 'surface_colors',
-           'plot_surface']
+           'axes_for', 'as_written', 'plot_points', 'plot_class_histograms', 'plot_lines', 'plot_bins', 'plane',
+           'surface_colors', 'plot_surface']
 
 # %% ../nbs/20_viz.ipynb #a8107945
 from fastai.basics import *
@@ -80,7 +80,26 @@ def axes_for(
     for a in axs.flat[n:]: a.set_axis_off()
     return axs.flatten()[:n]
 
-def _np(t): return t.detach().cpu().numpy() if isinstance(t, Tensor) else np.asarray(t)
+def _np(t):
+    "`t`, a tensor of any type and device, a list of them or anything else, as an array that can be drawn"
+    if isinstance(t, Tensor): return (t.detach().float() if t.dtype in (torch.bfloat16,torch.float16) else t.detach()).cpu().numpy()
+    return np.stack([_np(o) for o in t]) if is_listy(t) and len(t) and isinstance(t[0], Tensor) else np.asarray(t)
+
+def as_written(
+    name, # Of a class or a method, a title, or anything that has a text
+)->str: # For matplotlib, which would read what is between two dollars as a formula, and leave a leading underscore out of a legend
+    "`name` as it is to be seen"
+    text = str(name).replace('$', r'\$')
+    return f'\u2009{text}' if text.startswith('_') else text
+
+def _labelled(who, y, ignore_index, values):
+    "Labels, (N,), as whole numbers of 0 or more, and the rows of `values`, of the samples that have one"
+    y,values = _np(y),_np(values)
+    if y.size != len(values): raise ValueError(f'{who}: one label a sample is needed, {len(values)} in all, not labels of shape {y.shape}')
+    y = y.reshape(-1)
+    y,values = y[y != ignore_index],values[y != ignore_index]
+    if y.dtype.kind in 'biuf' and (y >= 0).all() and (y == np.floor(y)).all(): return y.astype(int),values
+    raise ValueError(f'{who}: labels are whole numbers of 0 or more, by which classes are counted, not {y[:5].tolist()}')
 
 # %% ../nbs/20_viz.ipynb #badcbba2
 _halo = [mpl.patheffects.withStroke(linewidth=2.5, foreground='white')]
@@ -95,9 +114,10 @@ def plot_points(
     s:float=5, # Size of a point, in points²
     ax=None, # Axes to draw in
     figsize:tuple=None, # Of a new figure, in inches
+    ignore_index:int=-100, # The label of samples that are left out
 ):
     "Plot a point for each sample in the colour of its class; returns the axes"
-    xy,y = _np(xy),_np(y)
+    y,xy = _labelled('plot_points', y, ignore_index, xy)
     space = xy.shape[1] == 3
     ax = axes_for(ax, 1, figsize or (4,3.8), **(dict(subplot_kw=dict(projection='3d')) if space else {}))[0]
     if space and ax.name != '3d': raise ValueError("plot_points: points in three dimensions need axes made with projection='3d'")
@@ -108,9 +128,9 @@ def plot_points(
     ax.scatter(*xy[pick].T, c=[colors[int(k)] for k in y[pick]], s=s, linewidths=0, alpha=.75, rasterized=len(pick) > 2000)
     for k in classes:
         if names == 'center':
-            ax.text(*np.median(xy[y == k], 0), str(vocab[int(k)]), weight='bold', fontsize=10, ha='center', va='center',
+            ax.text(*np.median(xy[y == k], 0), as_written(vocab[int(k)]), weight='bold', fontsize=10, ha='center', va='center',
                     path_effects=_halo, zorder=10)
-        if names == 'legend': ax.scatter(*[[]]*xy.shape[1], color=colors[int(k)], label=str(vocab[int(k)]), s=18)
+        if names == 'legend': ax.scatter(*[[]]*xy.shape[1], color=colors[int(k)], label=as_written(vocab[int(k)]), s=18)
     if names == 'legend': ax.legend()
     if len(pick) < len(xy): ax.set_title(f'{len(pick):,} of {len(xy):,} samples')
     return ax
@@ -125,9 +145,10 @@ def plot_class_histograms(
     ax=None, # Axes to draw in
     figsize:tuple=None, # Of a new figure, in inches
     legend:bool=True, # Name the classes?
+    ignore_index:int=-100, # The label of samples that are left out
 ):
     "Plot overlaid histograms of the classes on common bins; returns the axes"
-    values,y = _np(values),_np(y)
+    y,values = _labelled('plot_class_histograms', y, ignore_index, values)
     ax = axes_for(ax, 1, figsize or (4,2.6))[0]
     classes = np.unique(y)
     colors = colors_for(max(len(vocab) if vocab is not None else 0, int(classes.max(initial=0))+1))
@@ -135,7 +156,7 @@ def plot_class_histograms(
     for k in classes:
         n,_ = np.histogram(values[y == k], edges)
         ax.stairs(n, edges, fill=True, color=colors[int(k)], alpha=.3)
-        ax.stairs(n, edges, color=colors[int(k)], lw=1, label=str(k if vocab is None else vocab[int(k)]))
+        ax.stairs(n, edges, color=colors[int(k)], lw=1, label=as_written(k if vocab is None else vocab[int(k)]))
     ax.set(xlabel='activation', ylabel='samples')
     if legend: ax.legend(ncols=1 + len(classes)//6, handlelength=1, columnspacing=.8)
     return ax
@@ -150,11 +171,11 @@ def plot_lines(
     legend:bool=True, # Name the lines?
 ):
     "Plot a line for each method, dashed for the baseline; returns the axes"
-    ax = axes_for(ax, 1, figsize or (4,2.9))[0]
+    ax,x = axes_for(ax, 1, figsize or (4,2.9))[0],_np(x)
     for (name,v),marker in zip(lines.items(), itertools.cycle('os^Dv<>P')):
         v = np.atleast_2d(_np(v))
         color = methods_colors(lines)[name]
-        ax.plot(x, v.mean(0), color=color, label=name, marker=marker, ms=3.5, ls='--' if name == 'baseline' else '-')
+        ax.plot(x, v.mean(0), color=color, label=as_written(name), marker=marker, ms=3.5, ls='--' if name == 'baseline' else '-')
         if len(v) > 1: ax.fill_between(x, v.mean(0)-v.std(0), v.mean(0)+v.std(0), color=color, alpha=.12, lw=0)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if legend: ax.legend()
@@ -188,19 +209,24 @@ def plane(
     "The points of a regular grid in the plane"
     return np.stack(np.meshgrid(np.linspace(*xlim, n), np.linspace(*ylim, n)), -1).reshape(-1, 2)
 
+def _probs(p):
+    "Probabilities, (N, K), of what may be those of the second of two classes, (N,) or (N, 1)"
+    p = _np(p)
+    return np.stack([1-p.reshape(-1), p.reshape(-1)], 1) if p.ndim == 1 or p.shape[1] == 1 else p
+
 def surface_colors(
-    probs, # Probabilities, (N, K)
+    probs, # Probabilities, (N, K), or (N,) of the second of two classes
     colors=None, # One for each class
 )->np.ndarray: # RGB, (N, 3)
     "The colour of the most likely class, mixed with white where its probability is low; white where all classes are equally likely"
-    p = _np(probs)
+    p = _probs(probs)
     rgb = np.array([mpl.colors.to_rgb(c) for c in colors or colors_for(p.shape[1])])
     sure = ((p.max(1) - 1/p.shape[1])/(1 - 1/p.shape[1])).clip(0, 1)[:,None]
     return 1 - .55*sure*(1 - rgb[p.argmax(1)])
 
 @styled
 def plot_surface(
-    probs, # Probabilities at the points of `plane(xlim, ylim)`, (n·n, K)
+    probs, # Probabilities at the points of `plane(xlim, ylim)`, (n·n, K), or (n·n,) of the second of two classes
     xlim:tuple, # From, to
     ylim:tuple, # From, to
     colors=None, # One for each class
@@ -209,7 +235,7 @@ def plot_surface(
 ):
     "Plot a classifier's predictions over the plane, with a thin line where both of two classes are equally likely; returns the axes"
     ax = axes_for(ax, 1, figsize or (3.4,3.4))[0]
-    p = _np(probs)
+    p = _probs(probs)
     n = round(len(p)**.5)
     ax.imshow(surface_colors(p, colors).reshape(n, n, 3), origin='lower', extent=(*xlim,*ylim), aspect='auto', interpolation='bilinear')
     if p.shape[1] == 2:
@@ -248,6 +274,6 @@ def plot_latent(self:Recorder,
         axs[0].set(ylabel='loss'); axs[0].legend()
         for a,(k,v),color in zip(axs[1:], terms.items(), itertools.cycle(okabe_ito[1:3]+okabe_ito[4:6])):
             _curve(a, range(len(v)), v, color)
-            a.set(ylabel=k)
+            a.set(ylabel=as_written(k))
         axs[-1].set(xlabel='step')
     return axs

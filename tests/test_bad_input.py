@@ -86,7 +86,7 @@ def test_targets_that_are_not_one_label_a_sample(name, target):
 def test_itra_of_the_whole_takes_any_target(name, target):
     learn,cb = target_learner(target),NEW[name](classwise=False, **({'item_labels': data()[1]} if 'matched' in name else {}))
     learn.fit(2, 1e-2, cbs=cb)
-    terms = learn.recorder.terms['itra']
+    terms = learn.recorder.terms['itra_loss']
     assert len(terms) == 6 and all(map(math.isfinite, terms)) and max(terms) > 0 and all(v.isfinite().all() for v in weights(learn).values())
 
 @new

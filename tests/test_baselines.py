@@ -21,8 +21,8 @@ def test_centres_follow_as_in_their_paper(lr, layer, at):
     cbs,_ = step(check)
     learn = new_learner(model=tanh_net())
     learn.fit(3, 1e-2, cbs=[cb,*cbs,Probe(run_valid=False, after_batch=follow)])
-    close(learn.recorder.terms['center'], terms, eps=1e-5)
-    assert len(terms) == 9 and learn.recorder.metric_names[4] == 'center'
+    close(learn.recorder.terms['center_loss'], terms, eps=1e-5)
+    assert len(terms) == 9 and learn.recorder.metric_names[4] == 'center_loss'
 
 def test_centres_of_absent_classes_stay():
     x,y = data()
@@ -70,7 +70,7 @@ def test_l1_of_weights(layer, names):
     cbs,_ = step(check)
     learn = new_learner(model=bn_net())
     learn.fit(2, 1e-2, cbs=[cb,*cbs])
-    close(learn.recorder.terms['weight_l1'], sums, eps=1e-2)
+    close(learn.recorder.terms['weight_l1_loss'], sums, eps=1e-2)
 
 def test_l1_counts_shared_weights_once_and_frozen_ones_not():
     set_seed(0)

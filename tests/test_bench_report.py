@@ -615,3 +615,52 @@ def test_rows_of_one_method():
     assert list(t.index) == ['baseline','VR','Phantom k=3','Phantom k=2'] and t.gain['Phantom k=2'] == 2.
     text = winners(t).splitlines()
     assert text[0].index('VR') < text[0].index('Phantom k=2') < text[0].index('Phantom k=3') and text[1] == 'not: none'
+
+# A report is never lost
+
+@pytest.mark.parametrize('title,condition', [('$x_$','US$ and A$'), ('a $\\frac{$ b','$x_$'), ('C$','_a'), (2024,'n=1'), ('a | b','a | b')])
+def test_any_title_and_any_name(title, condition, tmp_path):
+    spec = {**SPEC, 'title': title, 'conditions': {condition: SPEC['conditions']['small'], 'large': SPEC['conditions']['large']}, 'rows': {'$y_$': dict(SPEC['rows']['cw-VR'], of='cw-VR'), **SPEC['rows']}}
+    def renamed(r): return {**r, 'condition': condition if r['condition'] == 'small' else r['condition'], **(dict(label='$y_$') if r['method'] == 'cw-VR' else {})}
+    files = Report(write(tmp_path, [renamed(r) for r in records()], spec)).write()
+    assert [f.name for f in files] == ['report.md','report.csv','gains.png','errors-1.png','errors-2.png'] and all(f.stat().st_size for f in files)
+    md = files[0].read_text(encoding='utf8')
+    assert md.startswith(f'# {title}\n') and f'## {condition}\n' in md
+    files = Report(write(tmp_path, [{k: v for k,v in r.items() if k != 'condition'} for r in records() if r['condition'] == 'small'], {k: v for k,v in {**SPEC, 'title': title}.items() if k != 'conditions'})).write()
+    assert [f.name for f in files] == ['report.md','report.csv','gains.png','errors.png']
+
+def test_texts_of_an_old_suite(tmp_path):
+    md = Report(write(tmp_path, records(), {**SPEC, 'title': ['one','two'], 'about': ['three','four']})).markdown()
+    assert md.startswith('# one two\n\nthree four\n')
+
+def test_rows_that_are_named_by_numbers(tmp_path):
+    "As old records have them"
+    spec = {**SPEC, 'rows': {1: dict(SPEC['rows']['cw-VR'], of='cw-VR'), **{k: v for k,v in SPEC['rows'].items() if k != 'cw-VR'}}}
+    r = Report(write(tmp_path, [{**r, 'label': 1} if r['method'] == 'cw-VR' else r for r in records()], spec))
+    assert '1' in r.tables['small'].index and len(r.write()) == 5
+
+def test_a_picture_that_cannot_be_drawn_is_told(tmp_path, monkeypatch):
+    import latentreg_fastai.bench.report as module
+    def fails(*a, **k): plt.figure(); raise ValueError('no ink')
+    monkeypatch.setattr(module, 'plot_gains', fails)
+    with pytest.warns(UserWarning, match='gains.png could not be drawn.*no ink'): files = Report(write(tmp_path, records())).write()
+    assert [f.name for f in files] == ['report.md','report.csv','errors-1.png','errors-2.png'] and 'gains.png' not in files[0].read_text(encoding='utf8') and not plt.get_fignums()
+    (tmp_path/'errors-1.png').unlink(); (tmp_path/'errors-1.png').mkdir()
+    with pytest.raises(OSError): Report(tmp_path).write()                               # a disk that cannot be written is an error
+    assert (tmp_path/'report.md').exists()
+
+@pytest.mark.parametrize('value', [math.nan, math.inf])
+@pytest.mark.parametrize('keys', [('error',), ('nll',), ('error','nll','ece','brier','error_last5','nll_last5')])
+def test_rows_of_nan(value, keys, tmp_path):
+    rs = [{**r, **dict.fromkeys(keys, value)} if label(r) == 'ITRA-c' else r for r in records()]
+    r = Report(write(tmp_path, rs))
+    assert len(r.write()) == 5 and 'ITRA-c' in winners(r.tables['small'])
+    rs = [{**r, **dict.fromkeys(keys, value)} for r in records()]
+    assert len(Report(write(tmp_path, rs)).write()) == 5
+
+def test_records_without_some_figures(tmp_path):
+    "As a task of one's own gives them, beside a paper's"
+    gone = ('nll','ece','brier','error_last5','nll_last5','memory_mb')
+    r = Report(write(tmp_path, [{k: v for k,v in r.items() if k not in gone} for r in records()]))
+    assert len(r.write()) == 5
+    assert 'some paper, Table 2' not in r.markdown() and 'another paper' in r.markdown()

@@ -237,7 +237,7 @@ def test_callbacks_together_are_a_method(registered):
     base,one = (one_run({**ONE, 'method': m, 'args': {}})['nll'] for m in ('baseline','VR'))
     methods['list'],methods['tuple'],methods['none'] = lambda w: [VarianceRegularizer(classwise=False), CovarianceRegularizer(w)],lambda w: (CovarianceRegularizer(w),),None
     learn = trained({**ONE, 'method': 'list', 'args': dict(w=1.)})
-    assert set(learn.recorder.terms) == {'vr','cw_cr'}
+    assert set(learn.recorder.terms) == {'vr_loss','cw_cr_loss'}
     nll = lambda m,**args: one_run({**ONE, 'method': m, 'args': args})['nll']
     assert nll('list', w=0.) == one != nll('list', w=1.) and nll('tuple', w=0.) == base == nll('none') != nll('tuple', w=1.)
 

@@ -89,6 +89,20 @@ WRONG = {'key of the suite':    (dict(row={}), ["'row'",'rows']),
          'seeds that are none': (dict(seeds=[.5]), ['seeds','0.5']),
          'seed below 0':        (dict(tune=dict(n_valid=100, seeds=[-1])), ['seeds','-1']),
          'version as text':     (dict(version='one'), ['version',"'one'"]),
+         'title of a list':     (dict(title=['Tiny']), ['`title`',"['Tiny']",'quotes']),
+         'no title':            (dict(title=None), ['`title`','None']),
+         'about, a list':       (dict(about=['one','two']), ['`about`',"['one', 'two']",'about: >']),
+         'about, a mapping':    (dict(about={'see': 'there'}), ['`about`',"'see'"]),
+         'title true':          (dict(title=True), ['`title`','True']),
+         'paper, a mapping':    (dict(paper={'source': 'a'}), ['`paper`','list']),
+         'paper of text':       (dict(paper=['a']), ['paper',"'a'"]),
+         'paper lacks':         (dict(paper=[dict(source='a', measure='nll')]), ["'values'"]),
+         'paper, unknown':      (dict(paper=[dict(source='a', measure='nll', values={}, table=3)]), ["'table'"]),
+         'measure of a paper':  (dict(paper=[dict(source='a', measure='acc', values={})]), ['measure',"'acc'",'accuracy']),
+         'values of a paper':   (dict(paper=[dict(source='a', measure='nll', values=[1])]), ['values','[1]']),
+         'rows of a paper':     (dict(paper=[dict(source='a', measure='nll', values=dict(all=[1]))]), ["'all'",'[1]']),
+         'figure of a paper':   (dict(paper=[dict(source='a', measure='nll', values=dict(all=dict(baseline=1.)))]), ['1.0','[92.1, 0.3]']),
+         'figure, text':        (dict(paper=[dict(source='a', measure='nll', values=dict(all=dict(baseline=['92 %'])))]), ["'92 %'"]),
          'tune seed, a number': (dict(tune=dict(n_valid=100, seeds=100)), ['seeds','tune'])}
 
 @pytest.mark.parametrize('changes,said', WRONG.values(), ids=WRONG)
@@ -247,3 +261,17 @@ def test_what_a_cpu_is_to_do():
     assert {'autoencoder','semisup','varmixup','rotation','mixing','gan','mnist-mlp','cifar-cnn','cifar-resnet','cifar-itra','cifar-mixup','agnews','digits'} <= set(SUITES)
     assert [c for c,s in SUITES['cifar-cnn'].conditions.items() if not s['gpu']] == ['1k'] and all(c['gpu'] for c in SUITES['cifar-resnet'].conditions.values())
     assert not any(c['gpu'] for n in ('mnist-mlp','agnews','digits') for c in SUITES[n].conditions.values())
+
+@pytest.mark.parametrize('changes', [dict(title='US$ and A$'), dict(title='$x_$'), dict(title=2024), dict(title='two\nlines'), dict(about='of $x_$'), dict(about=None), dict(about=3), dict(title='')], ids=plain)
+def test_texts_of_any_kind(changes):
+    s = Suite(spec(**changes), 'mine')
+    assert all(isinstance(t, str) and '\n' not in t for t in (s.title,s.about))
+    for k,v in changes.items(): assert getattr(s, k) == ('' if v is None else ' '.join(str(v).split()))
+
+def test_texts_of_an_old_suite_are_no_error_in_a_report():
+    s = Suite(spec(title=None, about=['one','two $x_$']), 'mine', names=False)
+    assert s.title == 'None' and s.about == 'one two $x_$'
+
+def test_rows_that_are_named_by_numbers():
+    s = Suite(spec(rows={1: dict(of='VR'), 2.5: dict(of='cw-VR')}), 'mine')
+    assert list(s.conditions[None]['rows']) == ['baseline','1','2.5'] and [r.label for r in s.test_runs({None: .1}, {})][:3] == [None,'1','2.5']

@@ -40,6 +40,10 @@ TARGETS = {
     'classes, smoothed':    (INTS, LabelSmoothingCrossEntropy(.1), 3, lambda p,y,y2,lam: (lam*LabelSmoothingCrossEntropy(.1,reduction='none')(p,y) + (1-lam)*LabelSmoothingCrossEntropy(.1,reduction='none')(p,y2)).mean()),
     'classes, sum':         (INTS, nn.CrossEntropyLoss(reduction='sum'), 3, lambda *a: 8*ce(*a)),
     'one-hot':              (F.one_hot(INTS).float(), nn.CrossEntropyLoss(), 3, soft),
+    'one-hot, weights':     (F.one_hot(INTS).float(), nn.CrossEntropyLoss(weight=torch.tensor([.01,.02,.05])), 3, lambda p,y,y2,lam: sum(-(torch.tensor([.01,.02,.05])[c]*(l*a[c]+(1-l)*b[c])*q[c]) for q,a,b,l in zip(p.log_softmax(1), y, y2, lam) for c in range(3))/len(p)),
+    'one-hot, focal':       (F.one_hot(INTS).float(), FocalLossFlat(flatten=False), 3, lambda p,y,y2,lam: sum((1-(-e).exp())**2*e for e in [-sum((l*a[c]+(1-l)*b[c])*q[c] for c in range(3)) for q,a,b,l in zip(p.log_softmax(1), y, y2, lam)])/len(p)),
+    'several labels, weighed': ((torch.rand(24,3) > .5).float(), BCEWithLogitsLossFlat(pos_weight=torch.tensor([1.,2.,5.])), 3, lambda p,y,y2,lam: sum(-(w*t*torch.sigmoid(v).log() + (1-t)*torch.sigmoid(-v).log()) for q,a,b,l in zip(p, y, y2, lam) for v,t,w in zip(q, l*a+(1-l)*b, (1.,2.,5.)))/p.numel()),
+    'regression, L1, sum':  (torch.randn(24), L1LossFlat(reduction='sum'), 1, lambda p,y,y2,lam: sum(abs(v-l*a-(1-l)*b) for v,a,b,l in zip(p[:,0], y, y2, lam))),
     'several labels':       ((torch.rand(24,3) > .5).float(), BCEWithLogitsLossFlat(), 3, bce),
     'regression':           (torch.randn(24), MSELossFlat(), 1, mse),
 }

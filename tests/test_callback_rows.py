@@ -235,7 +235,7 @@ def test_rows_within_the_model_at_weight_zero():
     cb = Mine(lambda pct: 0. if pct < .5 else 1.)
     learn = new_learner()
     learn.fit(2, 1e-3, cbs=cb)
-    terms = learn.recorder.terms['mine']
+    terms = learn.recorder.terms['mine_loss']
     assert all(map(math.isnan, terms[:3])) and min(terms[3:]) > 0
 
 def test_a_loader_of_more_rows_that_is_none():

@@ -52,7 +52,7 @@ def test_a_critic_without_one_output_a_row():
 def test_a_wasserstein_critic_with_a_loss_of_its_own():
     learn = gan_learner()
     learn.fit(1, 1e-3, cbs=GANMixup(loss_func=lambda pred,y: ((1-2*y)*pred).mean()))
-    assert any(not math.isnan(t) for t in learn.recorder.terms['critic_mixup'])
+    assert any(not math.isnan(t) for t in learn.recorder.terms['critic_mixup_loss'])
 
 def test_generator_steps_are_untouched():
     "A step of the generator after equal critics is the same with the callback"

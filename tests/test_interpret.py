@@ -1,5 +1,6 @@
 "What is measured and drawn of a trained network (`LatentInterpretation`, viz, `plot_latent`) and while it is trained (`LatentMonitor`), against loops by hand."
 import contextlib, io, matplotlib as mpl, pytest, subprocess
+from collections import namedtuple
 
 from fastai.interpret import Interpretation
 from fastai.text.core import BaseTokenizer, Tokenizer
@@ -273,6 +274,95 @@ def test_without_labels_class_rows_are_left_out(unlabelled, kind):
     got = i.characteristics()
     assert got.iloc[:,0].to_dict() == characteristics(i.features) and not any('cw' in r or r == 'intra_inter' for r in got.index) and len(i.features) == 12
     assert i.pca()[0].shape == (12,2)
+
+# Numbers, samples without a label, one output, and other outputs than a tensor
+
+def mlp8(k, *more): set_seed(2); return nn.Sequential(nn.Flatten(), nn.Linear(64,8), nn.ReLU(), nn.Linear(8,k), *more)
+def small_learner(y, vy, model, loss, vocab=None, **kwargs):
+    (x,_),(vx,_) = data(len(y)),data(len(vy), seed=1)
+    return new_learner(model=model, dls=tensor_dls((x,y), (vx,vy), vocab=vocab, bs=8, val_bs=5, device='cpu'), loss_func=loss, metrics=[], **kwargs)
+
+@pytest.mark.parametrize('what', LABELLED)
+@pytest.mark.parametrize('loss', [MSELossFlat, L1LossFlat, lambda: F.mse_loss])
+def test_integers_that_are_no_classes(what, loss):
+    i = from_learner(small_learner(torch.arange(24)%5, torch.arange(12)%5, mlp8(1), loss()))
+    with pytest.raises(TypeError, match=rf'LatentInterpretation\.{"interpolation" if what == "plot_interpolation" else what} needs one integer label a sample, not numbers: no vocabulary'): getattr(i, what)(**LABELLED[what])
+    assert i.characteristics().iloc[:,0].to_dict() == characteristics(i.features) and torch.equal(i.probs.float(), i.learn.get_preds()[0])
+
+@pytest.mark.parametrize('ignored', [-100,7])
+def test_samples_without_a_label_are_left_out(ignored):
+    y,vy = torch.arange(26)%3,torch.arange(13)%3
+    has,vhas = torch.arange(26)%4 > 0,torch.arange(13)%5 > 0
+    loss = lambda: CrossEntropyLossFlat(ignore_index=ignored)
+    learn = small_learner(torch.where(has, y, ignored), torch.where(vhas, vy, ignored), mlp8(3), loss(), vocab=['a','b','c'])
+    i,all_z = from_learner(learn),by_hand(learn.model, learn.dls.valid, learn.model[3], True)[0]
+    alike(i.features, all_z[vhas]); assert torch.equal(i.targets, vy[vhas]) and len(i.probs) == int(vhas.sum()) and repr(i).endswith('3:input (3 without a label are left out)')
+    (x,_),(vx,_) = data(26),data(13, seed=1)
+    clean = new_learner(model=learn.model, dls=tensor_dls((x[has],y[has]), (vx[vhas],vy[vhas]), vocab=['a','b','c'], bs=8, val_bs=5, device='cpu'), loss_func=loss(), metrics=[])
+    j = from_learner(clean)
+    for f in (lambda o: o.characteristics(), lambda o: o.calibration(), lambda o: o.knn(k=(1,3))): pd.testing.assert_frame_equal(f(i), f(j))
+    assert points(i.plot_units()) == points(j.plot_units()) and i.plot_tsne(perplexity=3).has_data() and i.plot_reliability().has_data()
+    batches = [(a[h],b[h]) for a,b,h in zip(vx.split(5), vy.split(5), vhas.split(5))]
+    close(i.interpolation([], points=3)['input'].to_numpy(), slow_interpolation(deepcopy(learn.model).double().eval(), batches, -1, [0,.5,1]), eps=1e-5)
+    assert len(i.losses) == 13
+
+def test_a_loader_in_which_no_sample_has_a_label():
+    learn = small_learner(torch.arange(26)%3, torch.full((12,), -100), mlp8(3), CrossEntropyLossFlat())
+    i = from_learner(learn)
+    assert len(i.features) == 12 and 'cw_correlation' not in i.characteristics().index
+    with pytest.raises(TypeError, match='no sample has a label'): i.plot_pca()
+
+@pytest.mark.parametrize('labels', [lambda y: y, lambda y: y.bool(), lambda y: y.float(), lambda y: y.float()[:,None]], ids=['int','bool','float','column'])
+@pytest.mark.parametrize('loss,last', [(BCEWithLogitsLossFlat,[]), (nn.BCEWithLogitsLoss,[]), (BCELossFlat,[nn.Sigmoid()])], ids=['flat','torch','probabilities'])
+def test_one_output_is_two_classes(labels, loss, last):
+    y,vy = torch.arange(24)%2,torch.arange(12)%2
+    inner = loss()
+    fits = inner if isinstance(inner, BaseLoss) else BaseLoss(nn.BCEWithLogitsLoss, is_2d=False, floatify=True)
+    i = from_learner(small_learner(labels(y), labels(vy), mlp8(1, *last), fits, vocab=['no','yes']))
+    out = by_hand(i.learn.model, i.learn.dls.valid, i.learn.model[3], False)[0].double().flatten()
+    p = out.sigmoid()
+    alike(i.probs, torch.stack([1-p,p], 1), rtol=1e-5, atol=1e-6)
+    found = i.calibration().iloc[:,0]
+    close([found.error,found.nll,found.brier], [((p > .5) != vy).double().mean(), F.binary_cross_entropy(p, vy.double()), 2*(p-vy).square().mean()], eps=1e-5)
+    assert i.knn(k=1).error.iloc[0] == knn_error(*[o for ds in (0,1) for o in (by_hand(i.learn.model, i.learn.dls[ds].new(shuffle=False, drop_last=False), i.learn.model[3], True)[0],(y,vy)[ds])], k=1)
+    got = i.interpolation([], points=2)
+    close(got.to_numpy(), found.nll, eps=1e-5)
+    assert i.plot_pca().has_data() and i.plot_histograms().has_data()
+
+def test_one_output_that_is_sure():
+    i = from_learner(small_learner(torch.arange(24)%2, torch.arange(12)%2, mlp8(1, Scale(1e3)), BCEWithLogitsLossFlat(), vocab=['no','yes']))
+    x = i.learn.get_preds(act=noop)[0].double().flatten()
+    close(i.calibration().iloc[:,0].nll, F.softplus(torch.where(i.targets == 1, -x, x)).mean(), eps=1e-3)
+    assert i.calibration().iloc[:,0].nll < 1e4
+
+class Scale(nn.Module):
+    def __init__(self, k): super().__init__(); self.k = k
+    def forward(self, x): return self.k*x
+
+class Returns(nn.Module):
+    "A network that returns more than a tensor"
+    def __init__(self, f): super().__init__(); self.net,self.f = mlp8(3),f
+    def forward(self, x): return self.f(self.net(x))
+def model_output(z):
+    from transformers.modeling_outputs import SequenceClassifierOutput
+    return SequenceClassifierOutput(loss=z.sum(), logits=z, hidden_states=(z,z))
+OUTPUTS = {'tuple': lambda z: (z,z+1), 'list': lambda z: [z,[z]], 'dict': lambda z: {'logits': z}, 'dict, later': lambda z: {'loss': z.mean(), 'hidden': z[:,None]+1, 'logits': z},
+           'named': lambda z: namedtuple('Out', 'logits aux')(z, z), 'ModelOutput': model_output}
+@pytest.mark.parametrize('out', OUTPUTS)
+def test_models_that_return_more_than_a_tensor(out):
+    if out == 'ModelOutput': pytest.importorskip('transformers')
+    of = lambda o: o if isinstance(o, Tensor) else o['logits'] if isinstance(o, dict) else o[0]
+    loss = lambda o, y: F.cross_entropy(of(o), y)
+    y,vy = torch.arange(24)%3,torch.arange(12)%3
+    i = from_learner(small_learner(y, vy, Returns(OUTPUTS[out]), loss))
+    j = from_learner(small_learner(y, vy, mlp8(3), loss))
+    assert torch.equal(i.features, j.features) and torch.equal(i.probs, j.probs) and torch.equal(i.targets, j.targets)
+    for f in (lambda o: o.calibration(), lambda o: o.characteristics(), lambda o: o.knn(k=1)): assert np.array_equal(f(i).to_numpy(), f(j).to_numpy())
+    close(i.interpolation([], points=3).to_numpy(), j.interpolation([], points=3).to_numpy(), eps=1e-9)
+
+def test_a_model_that_returns_no_tensor():
+    learn = small_learner(torch.arange(24)%3, torch.arange(12)%3, Returns(lambda z: ('a',)), lambda o, y: torch.zeros(()))
+    with pytest.raises(TypeError, match='LatentInterpretation: .*the model returns tuple, in which there is no tensor of predictions'): from_learner(learn)
 
 # Nothing is changed
 
@@ -574,6 +664,19 @@ def test_pca(dims):
         assert i.plot_pca(3, ax=mine) is mine and i.plot_pca(3, names='legend', figsize=(3,3)).get_legend() is not None
         ax.figure.canvas.draw()
 
+@pytest.mark.parametrize('scale,shift', [(1.,1e4), (1e20,0), (1e-20,0), (1e10,1e12)], ids=str)
+def test_pca_and_busiest_units_of_large_or_shifted_features(interp, scale, shift):
+    "By a singular value decomposition in float64; scikit-learn's own way is by products of features"
+    i = copy(interp)
+    z = torch.randn(200, 5, generator=torch.Generator().manual_seed(0))*tensor([1.,2,3,4,5])
+    i.features = z*scale + shift
+    d = i.features.double() - i.features.double().mean(0)
+    u,s,_ = torch.linalg.svd(d, full_matrices=False)
+    xy,share = i.pca(2)
+    np.testing.assert_allclose(np.abs(xy)/scale, (u*s)[:,:2].abs().numpy()/scale, rtol=1e-3, atol=1e-2)
+    np.testing.assert_allclose(share, (s.square()/s.square().sum())[:2].numpy(), rtol=1e-3)
+    assert i._busiest(5) == [4,3,2,1,0]
+
 @pytest.mark.parametrize('units,n', [(1,10),(3,2),(2,10)])
 def test_pca_of_less_than_that(units, n):
     "Missing components are 0"
@@ -788,3 +891,12 @@ def test_a_very_sure_models_errors_cost_what_they_should():
     with torch.no_grad(): learn.model[1].weight.zero_(); learn.model[1].bias.copy_(tensor([150.,0.,0.]))
     i = from_learner(learn)
     assert i.calibration().loc['nll'].item() == pytest.approx(150*float((i.targets != 0).float().mean()), rel=1e-5)
+
+# Layers before an operation in place
+
+def inplace(inplace=True): set_seed(0); return nn.Sequential(nn.Flatten(), nn.Linear(64,8), nn.ReLU(inplace=inplace), nn.Linear(8,3))
+@pytest.mark.parametrize('layer', ['1',1,nn.Linear,'1:input','2','2:input'])
+def test_interpretation_of_a_layer_before_an_operation_in_place(layer):
+    i,j = (LatentInterpretation.from_learner(new_learner(model=inplace(k)), layer) for k in (True,False))
+    assert torch.equal(i.features, j.features) and torch.equal(i.probs, j.probs)
+    if layer == '1': assert (i.features < 0).any()                                    # as they left the layer, before the ReLU

@@ -44,7 +44,7 @@ def test_itra_by_hand(how, kw):
     cbs,calls = step(check)
     learn = new_learner(model=bn_net())
     learn.fit(2, 1e-2, cbs=[cb,*cbs])
-    assert len(calls) == 6 and all(map(math.isfinite, learn.recorder.terms['itra_c' if cb.classwise else 'itra']))
+    assert len(calls) == 6 and all(map(math.isfinite, learn.recorder.terms['itra_c_loss' if cb.classwise else 'itra_loss']))
 
 @pytest.mark.parametrize('source', ['dataset','split','queue'])
 def test_warmup(source):
@@ -59,7 +59,7 @@ def test_warmup(source):
     learn.fit(2, 1e-2, cbs=[cb, Probe(order=-9, run_valid=False, before_batch=cut), Probe(after_train=keep)])
     assert rows == [8]*3 + [16 if source == 'dataset' else 8]*3
     assert all(torch.equal(*p) for p in zip(saved[0], saved[2])) and not all(torch.equal(*p) for p in zip(saved[1], saved[3]))
-    assert [math.isnan(t) for t in learn.recorder.terms['itra_c']] == [True]*3 + [False]*3
+    assert [math.isnan(t) for t in learn.recorder.terms['itra_c_loss']] == [True]*3 + [False]*3
 
 def test_warmup_that_ends_within_an_epoch():
     cb,rows = ITRA(warmup=.5),[]
@@ -84,9 +84,9 @@ def test_the_queue():
             assert fine.item() is True and not z.requires_grad and z.grad_fn is None
             torch.testing.assert_close(z, z0); assert torch.equal(y, y0)
     learn.fit(2, 1e-2, cbs=[cb, Probe(order=5, run_valid=False, after_loss=seen), Probe(run_valid=False, after_batch=look)])
-    assert lens == [0,1,2,3,3,3] and learn.recorder.terms['itra_c'][0] == 0 and min(learn.recorder.terms['itra_c'][1:]) > 0
+    assert lens == [0,1,2,3,3,3] and learn.recorder.terms['itra_c_loss'][0] == 0 and min(learn.recorder.terms['itra_c_loss'][1:]) > 0
     learn.fit(1, 1e-2, cbs=cb)
-    assert learn.recorder.terms['itra_c'][0] == 0                                     # a new fit begins with an empty queue
+    assert learn.recorder.terms['itra_c_loss'][0] == 0                                     # a new fit begins with an empty queue
 
 # It does not collapse
 

@@ -243,7 +243,6 @@ def test_nothing_of_a_fit_is_kept(name, event):
         assert not left, [(type(o), getattr(o, 'shape', '')) for o in left]
         assert learn.remove_cbs(Recorder) is learn       # the learner is still whole
 
-TRAINED_ITEMS = 24
 def holds_data(learner_file, x):
     "Are numbers of the data in the file?"
     b = learner_file.read_bytes()
@@ -312,6 +311,19 @@ def test_a_copy_has_the_data(copier):
     assert type(twin.unlabeled) is type(UNLABELED) and twin.hooks is not learn.semi_supervised_mixup.hooks
     if copier is deepcopy: twin.learn.fit(1, 1e-3)
     else: twin._learn = None; new_learner().fit(1, 1e-3, cbs=twin)
+
+@pytest.mark.parametrize('name', CALLBACKS)
+@pytest.mark.parametrize('exc', [CancelTrainException,CancelFitException,KeyboardInterrupt])
+def test_a_fit_that_ends_before_it_begins(name, exc):
+    "Another callback cancels the training of the first epoch before this one has looked at anything"
+    learn,cb = learner_of(name)(),CALLBACKS[name][0]()
+    try: learn.fit(1, 1e-3, cbs=[cb, Probe(order=-9, before_train=lambda l: (_ for _ in ()).throw(exc()))])
+    except KeyboardInterrupt: pass
+    except AttributeError as e: assert 'in `Recorder`' in str(e)                      # fastai's own
+    restart(learn).fit_one_cycle(2, 1e-2, cbs=cb)
+    other = learner_of(name)()
+    other.fit_one_cycle(2, 1e-2, cbs=CALLBACKS[name][0]())
+    assert same(weights(learn), weights(other))
 
 # Joining and leaving
 

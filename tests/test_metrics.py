@@ -153,11 +153,11 @@ FUNCTIONS = {f.__name__: f for f in (expected_calibration_error, calibration_bin
 @pytest.mark.parametrize('p,y,match', [
     (P.log(), Y, 'softmax'), (4*P, Y, 'softmax'), (P/2, Y, 'softmax'), (P.logit(), Y, 'softmax'), (torch.zeros(6, 3), Y, 'softmax'),
     (with_value(P, NAN), Y, 'finite'), (with_value(P, INF), Y, 'finite'), (with_value(P.half(), NAN), Y, 'finite'),
-    (P[:,0], Y, 'shape'), (P[:,:1], Y, 'shape'), (P[None], Y, 'shape'), (P[...,None], Y, 'shape'), (torch.eye(3).long(), Y[:3], 'int64'),
+    (P[:,0], Y, '0 to 1'), (P[:,:1], Y, '0 to 1'), (2*P[:,0], Y%2, 'sigmoid'), (P[:,0], Y%2+.5, '0 to 1'), (P[None], Y, 'shape'), (P[...,None], Y, 'shape'), (torch.eye(3).long(), Y[:3], 'int64'),
     (P, Y.float(), 'label'), (P, F.one_hot(Y, 3), 'label'), (P, F.one_hot(Y, 3).float(), 'label'), (P, Y[:5], 'label'), (P[:5], Y, 'label'),
     (P, Y.view(2, 3), 'label'), (P, Y.view(3, 2).T, 'label'),               # as many labels as samples, but in rows
     (P, torch.where(Y == 2, 3, Y).where(torch.arange(6) > 0, 3), '0 to 2'), (P, torch.arange(6)-1, '0 to 2'), (P, Y-100, '0 to 2'),
-    (P[:0], Y[:0], 'no samples')])
+    (P[:0], Y[:0], 'no samples'), (P, Y*0-100, 'no samples with a label'), (P, Y*1j, 'label'), (P.to(torch.complex64), Y, 'shape')])
 def test_bad_probabilities_and_labels(name, p, y, match): raises([name, match], lambda: FUNCTIONS[name](p, y))
 
 @pytest.mark.parametrize('n_bins', [0,-1,1.5,15.,'15',None,(15,)], ids=plain)
@@ -218,10 +218,10 @@ def test_nothing_is_kept_between_epochs_fits_and_loaders():
 def test_names_in_the_table():
     learn = new_learner(dls=uneven(), metrics=[ECE(), NLL(), Brier()])
     learn.fit(1)
-    assert list(learn.recorder.metric_names) == ['epoch','train_loss','valid_loss','ece','nll','brier','time']
+    assert list(learn.recorder.metric_names) == ['epoch','train_loss','valid_loss','calibration_error','nll_loss','brier_loss','time']
     near(learn.recorder.values[-1][3], learn.recorder.values[-1][1])                                 # the loss is the NLL here
     class Twice(Brier): pass
-    assert [m.name for m in (ECE(adaptive=True), NLL(), Brier(), Twice())] == ['ece','nll','brier','twice']
+    assert [m.name for m in (ECE(adaptive=True), NLL(), Brier(), Twice())] == ['adaptive_calibration_error','nll_loss','brier_loss','twice_loss']
 
 def test_metrics_leave_the_training_as_it_is():
     def fitted(metrics): learn = new_learner(dls=uneven(), metrics=metrics); learn.fit(2, 1e-2); return learn
@@ -288,7 +288,7 @@ def test_what_no_metric_can_measure(metric):
         def __init__(self, f): self.f,self.l = f,nn.Linear(64, 3)
         def forward(self, x): return self.f(self.l(x.flatten(1)))
     zero = lambda p, y: torch.zeros((), requires_grad=True)
-    for f,what in ((lambda t: (t,t), 'tuple'), (lambda t: t[...,None], '(10, 3, 1)'), (lambda t: t[:,0], '(10,)'), (lambda t: t[:4], '(4, 3)')):
+    for f,what in ((lambda t: ('a',2), 'tuple'), (lambda t: t[...,None], '(10, 3, 1)'), (lambda t: t[:,0], 'one output'), (lambda t: t[:,:1], 'one output'), (lambda t: t[:4], '(4, 3)'), (lambda t: t.long(), 'int64')):
         raises([name,what], new_learner(dls=tensor_dls(data(), data(10), bs=5, val_bs=10, device='cpu'), model=Gives(f), loss_func=zero, metrics=metric()).validate, TypeError)
 
 def test_metrics_of_label_columns_and_tensor_subclasses():
@@ -298,6 +298,190 @@ def test_metrics_of_label_columns_and_tensor_subclasses():
 
 def test_a_metric_without_batches_has_no_value():
     for m in many(): m.reset(); assert m.value is None
+
+# Samples without a label
+
+def without(p, y, ignored):
+    "Rows and labels of the samples that have a label"
+    return zip(*[(r,k) for r,k in zip(p.double().tolist(), y.tolist()) if k != ignored])
+def slow(p, y, ignored):
+    rows,ks = map(list, without(p, y, ignored))
+    return [slow_ece(rows, ks, 15, False), slow_nll(rows, ks), slow_brier(rows, ks), slow_ece(rows, ks, 15, True), slow_ece(rows, ks, 4, False)]
+
+class Wrapped(Module):
+    "A loss of the user's own, which holds one of torch's"
+    def __init__(self, **kwargs): self.ce = nn.CrossEntropyLoss(**kwargs)
+    def forward(self, p, y): return 2*self.ce(p, y)
+IGNORING = {'flat': lambda i: CrossEntropyLossFlat(ignore_index=i), 'torch': lambda i: nn.CrossEntropyLoss(ignore_index=i), 'partial': lambda i: partial(F.cross_entropy, ignore_index=i),
+            'wrapped': lambda i: Wrapped(ignore_index=i), 'base': lambda i: BaseLoss(nn.CrossEntropyLoss, ignore_index=i), 'nll': lambda i: nn.NLLLoss(ignore_index=i)}
+
+@pytest.mark.parametrize('ignored', [-100,255,1,-1])
+@pytest.mark.parametrize('loss', IGNORING)
+def test_samples_that_the_loss_ignores_are_left_out(loss, ignored):
+    p,y = predictions(40, 4); logits = p.log().float(); p = logits.double().softmax(1)
+    y = torch.where(torch.arange(40)%5 == 0, ignored, y)
+    all_near(given(logits, y, many(), IGNORING[loss](ignored)).validate()[1:], slow(p, y, ignored))
+    all_near([f(p, y, ignore_index=ignored) for f in (expected_calibration_error,negative_log_likelihood,brier_score)], slow(p, y, ignored)[:3])
+    assert calibration_bins(p, y, ignore_index=ignored)['count'].sum() == (y != ignored).sum()
+
+def test_ignored_labels_need_no_argument():
+    "As in torch, where losses that do not say ignore −100"
+    p,y = predictions(40, 4); logits = p.log().float(); p = logits.double().softmax(1)
+    y[::3] = -100
+    for loss in (CrossEntropyLossFlat(), nn.CrossEntropyLoss(), F.cross_entropy, LabelSmoothingCrossEntropyFlat(), lambda p, y: F.cross_entropy(p, y)):
+        all_near(given(logits, y, many(), loss).validate()[1:], slow(p, y, -100))
+    check_calibration(p[y >= 0], y[y >= 0])
+    near(expected_calibration_error(p, y), slow(p, y, -100)[0])
+    y[2:4] = -100                                                                     # a batch without any
+    all_near(given(logits, y, many(), nn.CrossEntropyLoss(reduction='sum')).validate()[1:], slow(p, y, -100))
+
+def test_no_sample_has_a_label():
+    assert all(math.isnan(v) for v in given(torch.randn(6, 3), torch.full((6,), -100), many(), nn.CrossEntropyLoss(reduction='sum')).validate()[1:])
+
+def test_features_of_samples_without_a_label():
+    z,y,v,w = clouds(40, 30, 5)
+    z[:5],v[:4] = 1e3,-1e3                                                            # what is left out is far away
+    z0,y0,v0,w0 = z[5:],y[5:],v[4:],w[4:]
+    for ignored in (-100,7,2**40):
+        yi,wi = y.clone(),w.clone(); yi[:5],wi[:4] = ignored,ignored
+        kw = {} if ignored == -100 else dict(ignore_index=ignored)
+        near(knn_error(z, yi, v, wi, 3, **kw), slow_knn(z0.tolist(), y0.tolist(), v0.tolist(), w0.tolist(), 3))
+        near(intra_inter(z, yi, **kw), slow_intra_inter(z0.tolist(), y0.tolist()))
+        assert characteristics(z.relu(), yi, **kw) == characteristics(z0.relu(), y0)
+    raises(['intra_inter','two samples'], lambda: intra_inter(z, torch.full((40,), -100)))
+
+# One output
+
+def slow_two(p, y):
+    "Of a binary classifier, by the probability of the second class"
+    rows,ks = [[1-v,v] for v in p],[int(k) for k in y]
+    return [slow_ece(rows, ks, 15, False), slow_nll(rows, ks), slow_brier(rows, ks), slow_ece(rows, ks, 15, True), slow_ece(rows, ks, 4, False)]
+
+BINARY = {'BCE flat': (BCEWithLogitsLossFlat, None), 'BCE': (nn.BCEWithLogitsLoss, None), 'F.bce': (lambda: F.binary_cross_entropy_with_logits, None), 'partial': (lambda: partial(F.binary_cross_entropy_with_logits, reduction='mean'), None),
+          'probabilities': (nn.BCELoss, torch.sigmoid), 'probabilities, flat': (BCELossFlat, torch.sigmoid)}
+LABELS_OF_TWO = {'float': lambda y: y.float(), 'column': lambda y: y.float()[:,None], 'int': lambda y: y, 'bool': lambda y: y.bool(), 'uint8 column': lambda y: y.byte()[:,None], 'half': lambda y: y.half()}
+@pytest.mark.parametrize('labels', LABELS_OF_TWO)
+@pytest.mark.parametrize('loss', BINARY)
+@pytest.mark.parametrize('column', [True,False])
+def test_one_output_is_a_probability(loss, labels, column):
+    if (loss,labels) == ('probabilities, flat','half'): pytest.skip('which torch refuses')
+    make,last = BINARY[loss]
+    x = 2*torch.randn(23, generator=torch.Generator().manual_seed(1)); y = (x + torch.randn(23, generator=torch.Generator().manual_seed(2)) > 0).long()
+    y[0] = 1 - y[0]
+    inner = make()
+    fits = lambda p, t: inner(p, t.as_subclass(Tensor).view(p.shape).to(p)) if not isinstance(inner, BaseLoss) else inner(p, t)
+    out = x if last is None else last(x)
+    learn = given(out[:,None] if column else out, LABELS_OF_TWO[labels](y), many(), inner if isinstance(inner, BaseLoss) else None)
+    if not isinstance(inner, BaseLoss): fits.func = inner; learn.loss_func = fits
+    want = slow_two(x.double().sigmoid().tolist(), y.tolist())
+    all_near(learn.validate()[1:], want)
+    p = x.sigmoid()
+    got = [f(p[:,None] if column else p, LABELS_OF_TWO[labels](y)) for f in (expected_calibration_error,negative_log_likelihood,brier_score)]
+    for g,w in zip(got, want): near(g, w, 1e-5)
+    from sklearn.metrics import brier_score_loss, log_loss
+    near(got[2], 2*float(brier_score_loss(y, p)), 1e-5); near(got[1], float(log_loss(y, p)), 1e-5)
+
+def test_one_output_that_is_sure_and_wrong():
+    x,y = tensor([200.,-200.,50.,40.]),tensor([0.,1.,0.,1.])
+    got = given(x[:,None], y, [NLL(),Brier(),ECE()], BCEWithLogitsLossFlat()).validate()[1:]
+    near(got[0], 450/4, 1e-9); near(got[1], 6/4); near(got[2], .75)
+
+def test_act_of_one_output():
+    x,y = torch.randn(9, 1),torch.arange(9)%2
+    want = slow_two(x.double().sigmoid().flatten().tolist(), y.tolist())
+    own = lambda p, t: F.soft_margin_loss(p, 2*t[:,None].float()-1)
+    for act in (torch.sigmoid, nn.Sigmoid()): all_near(given(x, y, [ECE(act=act), NLL(act), Brier(act)], own).validate()[1:], want[:3])
+    all_near(given(x.sigmoid(), y, [ECE(act=noop), NLL(noop), Brier(noop)], own).validate()[1:], [*want[:3]])
+    class Own(Module):
+        def forward(self, p, t): return own(p, t)
+        def activation(self, x): return torch.sigmoid(x)
+    all_near(given(x, y, many(), Own()).validate()[1:], want)
+
+@pytest.mark.parametrize('metric', [ECE,NLL,Brier])
+def test_one_output_that_is_no_probability(metric):
+    x,y = torch.randn(9, 1),torch.arange(9)%2
+    for loss in (MSELossFlat(), L1LossFlat(), CrossEntropyLossFlat(), nn.CrossEntropyLoss(), lambda p, t: F.mse_loss(p, t[:,None].float())):
+        zero = lambda p, t: p.sum()*0
+        learn = given(x, y, metric(), loss)
+        learn.model.loss = loss
+        if isinstance(loss, nn.CrossEntropyLoss) or (isinstance(loss, BaseLoss) and 'Cross' in type(loss).__name__): y = y*0; learn = given(x, y, metric(), loss)
+        raises([metric.__name__,'one output','act'], learn.validate, TypeError)
+    raises([metric.__name__,'one output'], given(x, torch.arange(9)%2, metric(act=partial(F.softmax, dim=-1)), MSELossFlat()).validate, TypeError)
+    raises([metric.__name__,'no probabilities'], given(4*x, torch.arange(9)%2, metric(act=noop), BCEWithLogitsLossFlat()).validate)
+    raises([metric.__name__,'0 to 1'], given(x, tensor([0.,1.,.5]*3), metric(), BCEWithLogitsLossFlat()).validate)          # soft targets are no labels
+    raises([metric.__name__,'0 to 1'], given(x, torch.arange(9)%3, metric(), BCEWithLogitsLossFlat()).validate)
+
+# What models return
+
+class Returns(Module):
+    def __init__(self, f): self.f,self.unused = f,nn.Parameter(torch.zeros(1))
+    def forward(self, x): return self.f(x)
+def model_output(x):
+    from transformers.modeling_outputs import SequenceClassifierOutput
+    return SequenceClassifierOutput(loss=x.sum(), logits=x)
+OUTPUTS = {'tuple': lambda x: (x,x+1), 'list': lambda x: [x,'a'], 'dict': lambda x: {'logits': x, 'aux': x+1}, 'dict, later': lambda x: {'loss': x.mean(), 'hidden': x[:,None]+1, 'logits': x}, 'nested': lambda x: {'a': (x.mean(),x)}, 'ModelOutput': model_output}
+@pytest.mark.parametrize('out', OUTPUTS)
+def test_metrics_of_whatever_a_model_returns(out):
+    if out == 'ModelOutput': pytest.importorskip('transformers')
+    p,y = predictions(11, 4); x = p.log().float()
+    dls = tensor_dls((x,y), (x,y), bs=4, val_bs=4, device='cpu')
+    learn = new_learner(dls=dls, model=Returns(OUTPUTS[out]), metrics=many(), loss_func=lambda o, y: torch.zeros((), requires_grad=True))
+    all_near(learn.validate()[1:], by_functions(x.double().softmax(1), y))
+
+def test_a_loss_with_an_activation_that_does_nothing():
+    "fastai's `BaseLoss` around a loss of torch's: predictions are logits all the same"
+    p,y = predictions(11, 4); x = p.log().float() + 1
+    all_near(given(x, y, many(), BaseLoss(nn.CrossEntropyLoss)).validate()[1:], by_functions(x.double().softmax(1), y))
+
+@pytest.mark.parametrize('metric', [ECE,NLL,Brier])
+def test_what_is_noticed_at_the_end(metric):
+    x,y = predictions(11, 4)[0].log().float(),torch.arange(11)%4
+    zero = lambda p, t: p.sum()*0
+    raises([metric.__name__,'from 0 to 4','0 to 3'], given(x, torch.arange(11)%5, metric(), zero).validate)
+    raises([metric.__name__,'from -1 to 3'], given(x, y - (y == 2)*3, metric(), zero).validate)
+    raises([metric.__name__,'no probabilities','softmax'], given(x, y, metric(act=noop), zero).validate)
+    raises([metric.__name__,'no probabilities'], given(x, y, metric(act=torch.sigmoid), zero).validate)
+    for bad in (y.float(), F.one_hot(y, 4)): raises([metric.__name__,'label'], given(x, bad, metric(), zero).validate, TypeError)
+    raises([metric.__name__,'complex64'], lambda: metric().accumulate(SimpleNamespace(pred=x, y=y*1j, loss_func=zero)), TypeError)
+
+@pytest.mark.parametrize('dtype', HALF+[torch.float32,D], ids=plain)
+@pytest.mark.parametrize('labels', [torch.uint8,torch.int8,torch.int32,torch.int64], ids=plain)
+def test_predictions_of_any_precision(dtype, labels):
+    x,y = predictions(23, 4)[0].log().to(dtype),torch.arange(23)%4
+    all_near(given(x, y.to(labels), many(), lambda p, t: F.cross_entropy(p.float(), t.long())).validate()[1:], by_functions(x.double().softmax(1), y))
+
+# Devices
+
+FUNCTIONS_OF_TWO = dict(ece=lambda p, y, z: expected_calibration_error(p, y), bins=lambda p, y, z: float(calibration_bins(p, y).accuracy.sum()), nll=lambda p, y, z: negative_log_likelihood(p, y), brier=lambda p, y, z: brier_score(p, y),
+    one=lambda p, y, z: brier_score(p[:,0], y%2), ii=lambda p, y, z: intra_inter(z, y), ch=lambda p, y, z: characteristics(z.relu(), y)['cw_correlation'], rank=lambda p, y, z: effective_rank(z),
+    knn=lambda p, y, z: knn_error(z, y, p.float()+1, y, 3), fd=lambda p, y, z: frechet_distance(z, p.float()))
+@pytest.mark.parametrize('name', FUNCTIONS_OF_TWO)
+@pytest.mark.parametrize('double', [True,False])
+def test_tensors_on_two_devices(name, double, monkeypatch):
+    "Those of the CPU and of another device are brought together; `double` is false for one without float64, as Apple's"
+    import latentreg_fastai.metrics as m
+    from pretend import Elsewhere,pretending
+    p,y = predictions(24, 4, dtype=torch.float32); z = relu_like(24, 4).float()
+    want = FUNCTIONS_OF_TWO[name](p, y, z)
+    monkeypatch.setattr(m, 'no_double', set() if double else {'meta'})
+    for there in itertools.product((False,True), repeat=3):
+        with pretending(double): got = FUNCTIONS_OF_TWO[name](*[Elsewhere(t) if d else t for t,d in zip((p,y,z), there)])
+        near(got, want, 1e-5)
+
+@pytest.mark.parametrize('metric', [ECE,NLL,Brier])
+@pytest.mark.parametrize('double', [True,False])
+def test_metrics_on_two_devices(metric, double, monkeypatch):
+    import latentreg_fastai.metrics as m
+    from pretend import Elsewhere,pretending
+    p,y = predictions(24, 4, dtype=torch.float32)
+    monkeypatch.setattr(m, 'no_double', set() if double else {'meta'})
+    def value(x, y):
+        me = metric(); me.reset()
+        me.accumulate(SimpleNamespace(pred=x, y=y, loss_func=F.cross_entropy, to_detach=lambda t, cpu: t.detach()))
+        return me.value
+    want = value(p.log(), y)
+    for a,b in itertools.product((False,True), repeat=2):
+        with pretending(double): near(value(*[Elsewhere(t) if d else t for t,d in ((p.log(),a),(y,b))]), want)
 
 # Nearest neighbours
 
@@ -329,6 +513,18 @@ def test_knn_is_that_of_loops_and_of_sklearn(shape, seed):
         near(errors[k], slow_knn(rows.tolist(), y.tolist(), others.tolist(), w.tolist(), k))
         near(errors[k], 1 - float(sk.score(others.numpy(), w.numpy())))
         near(knn_error(z, y, v, w, k), errors[k])                                                     # an int gives a float
+
+@pytest.mark.parametrize('dtype', [torch.float32,D])
+@pytest.mark.parametrize('far,near_', [(1e3,1e-2), (1e6,1.), (1e8,8.), (1e20,1e17), (1e-18,1e-20), (1e8,1e-2)], ids=str)
+@pytest.mark.parametrize('at_0', [False,True])
+def test_knn_in_tight_clusters_far_apart(dtype, far, near_, at_0):
+    "Four clusters, each of two classes that lie close together; one of the clusters may be near 0, where floats are finer"
+    g = torch.Generator().manual_seed(0)
+    center,cluster,y = torch.randn(4, 8, generator=g, dtype=D)*far,torch.arange(80)%4,torch.arange(80)//4%2
+    if at_0: center[0] = 0
+    z,v = ((center[cluster] + near_*(torch.randn(80, 8, generator=g, dtype=D)*.1 + 2*y[:,None])).to(dtype) for _ in range(2))
+    for k in (1,3): near(knn_error(z, y, v, y, k), slow_knn(z.tolist(), y.tolist(), v.tolist(), y.tolist(), k))
+    assert (dtype == torch.float32 and (far,near_) == (1e8,1e-2)) or knn_error(z, y, v, y, 3) == 0         # float32 cannot hold that one
 
 def test_knn_defaults_and_kinds_of_k():
     c = clouds(50, 20, 3)

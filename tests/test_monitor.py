@@ -12,6 +12,19 @@ def slow_distance(z1, y1, z2, y2, normalize=True):
 
 def slow_variance(z, y, K): return sum(z[y == k].double().var(0, unbiased=False).sum().item() for k in y.unique())/(K*z.shape[1])
 
+@pytest.mark.parametrize('dtype', [torch.float32,torch.float64])
+@pytest.mark.parametrize('far,near', [(1e3,1e-2), (1e6,1.), (1e20,1e17), (1e-18,1e-20), (1e18,1e18)], ids=str)
+def test_distance_in_tight_clusters_far_apart(dtype, far, near):
+    g = torch.Generator().manual_seed(0)
+    center,y = torch.randn(3, 8, generator=g, dtype=torch.float64)*far,torch.arange(12)%3
+    z1,z2 = ((center[y] + near*torch.randn(12, 8, generator=g, dtype=torch.float64)).to(dtype) for _ in range(2))
+    for normalize in (True,False):
+        want = slow_distance(z1.double(), y, z2.double(), y, normalize)
+        assert math.isclose(pair_distance(z1, y, z2, y, normalize), want, rel_tol=1e-5)
+    assert pair_distance(z1, y, z1[:3], y[:3], False) < 12*near and pair_distance(z1[:3], y[:3], z1[:3], y[:3], False) == 0
+    z1[1,1] = math.nan
+    assert pair_distance(z1, y, z2, y).isnan()
+
 class ByHand(Callback):
     "What a `LatentMonitor` should record: the batches as the loader gave them, through a copy of the network as it is after the step"
     order,run_valid = -9,False
@@ -27,7 +40,7 @@ class ByHand(Callback):
     def after_batch(self): self.old = self.now
 
 def as_recorded(learn, hand):
-    got = np.array([learn.recorder.terms[k] for k in ('pair_distance','cw_variance')]).T
+    got = np.array([learn.recorder.terms[k] for k in ('pair_distance_loss','cw_variance_loss')]).T
     assert got.shape == np.array(hand.rows).shape; np.testing.assert_allclose(got, hand.rows, rtol=2e-4, atol=1e-6)
     return np.isfinite(got).all(1).nonzero()[0].tolist()
 
@@ -37,7 +50,7 @@ def test_monitor_by_hand(every, at, kw, hand):
     learn,hand = new_learner(dls=tensor_dls(data(36), data(12), bs=8, device='cpu')),ByHand(every, **hand)
     learn.fit(2, 1e-2, cbs=[LatentMonitor(every, **kw),hand])
     assert as_recorded(learn, hand) == at
-    assert learn.recorder.metric_names == ['epoch','train_loss','valid_loss','accuracy','pair_distance','cw_variance','time'] and not hooks(learn.model)
+    assert learn.recorder.metric_names == ['epoch','train_loss','valid_loss','accuracy','pair_distance_loss','cw_variance_loss','time'] and not hooks(learn.model)
     for e,v in enumerate(learn.recorder.values): close(v[3:], np.nanmean(hand.rows[4*e:4*e+4], axis=0), eps=1e-3)
 
 @pytest.mark.parametrize('every,at', [(4,[7,11,19]), (10,[19])])
@@ -76,7 +89,7 @@ def test_a_watched_run_is_the_same(name):
     for watch in ([],[LatentMonitor(1)],[LatentMonitor(3, layer='0', normalize=False)]):
         learn,gs = new_learner(),[]
         learn.fit_one_cycle(2, 1e-2, cbs=[*L(make()),*watch,Probe(run_valid=False, after_backward=lambda l: gs.append([p.grad.tolist() for p in l.model.parameters()]))])
-        names = [n for n in learn.recorder.metric_names if n not in ('pair_distance','cw_variance','pair_distance_2','cw_variance_2')]
+        names = [n for n in learn.recorder.metric_names if n not in ('pair_distance_loss','cw_variance_loss','pair_distance_loss_2','cw_variance_loss_2')]
         res.append((weights(learn), [float(l) for l in learn.recorder.losses], [v[:3] for v in learn.recorder.values], random_state(), gs, names, [m.training for m in learn.model.modules()], [dl.rng.getstate() for dl in learn.dls.loaders]))
     for other in res[1:]: assert same(res[0][0], other[0]) and res[0][1:] == other[1:]
 
@@ -115,7 +128,7 @@ def test_no_class_in_both_batches():
     learn = labelled(tensor([0]*8+[1,2]*4+[2]*8+[2]*8))
     learn.fit(1, 1e-2, cbs=(hand := ByHand()) and [LatentMonitor(1),hand])
     as_recorded(learn, hand)
-    assert finite(learn, 'pair_distance')[0].tolist() == [2,3] and finite(learn, 'cw_variance')[0].tolist() == [1,2,3]
+    assert finite(learn, 'pair_distance_loss')[0].tolist() == [2,3] and finite(learn, 'cw_variance_loss')[0].tolist() == [1,2,3]
     z,y = torch.randn(4,3),torch.arange(4)
     assert math.isnan(pair_distance(z, y, z, y+4)) and math.isnan(pair_distance(z, y, z, y+4, normalize=False)) and pair_distance(z, y, z, y) < 1e-2
     close(learn.recorder.plot_latent()[1].lines[0].get_xdata(), [2,3])
@@ -123,7 +136,7 @@ def test_no_class_in_both_batches():
 def test_the_tables_mean_leaves_nan_out():
     learn = labelled(tensor([0]*8+[1,2]*4+[2]*8+[2]*8))
     learn.fit(1, 1e-2, cbs=LatentMonitor(1))
-    assert learn.recorder.values[0][3] == pytest.approx(np.mean(finite(learn, 'pair_distance')[1]))
+    assert learn.recorder.values[0][3] == pytest.approx(np.mean(finite(learn, 'pair_distance_loss')[1]))
     learn = labelled(tensor([0]*8+[1]*8+[2]*8))
     learn.fit(1, 1e-2, cbs=LatentMonitor(1))
     assert math.isnan(learn.recorder.values[0][3]) and learn.recorder.values[0][4] > 0
@@ -139,7 +152,7 @@ def test_monitor_takes_labels_of_any_shape():
     res = []
     for f in (noop, lambda y: y[:,None], lambda y: y.to(torch.int8)):
         learn = labelled(f(data()[1]), f(torch.arange(12)%3), loss_func=lambda p,y: F.cross_entropy(p, y.view(-1).long()), metrics=[])
-        learn.fit(1, 1e-2, cbs=LatentMonitor(1, n_classes=3)); res.append(learn.recorder.terms['pair_distance'][1:] + learn.recorder.terms['cw_variance'][1:])
+        learn.fit(1, 1e-2, cbs=LatentMonitor(1, n_classes=3)); res.append(learn.recorder.terms['pair_distance_loss'][1:] + learn.recorder.terms['cw_variance_loss'][1:])
     assert res[0] == res[1] == res[2] and all(map(math.isfinite, res[0]))
 
 def test_classes_are_counted_by_the_output_where_no_one_tells():
@@ -182,14 +195,14 @@ def test_nothing_is_left_after_an_error(where, error):
     with pytest.raises(error, match='stop'): learn.fit(2, 1e-2, cbs=LatentMonitor(1))
     assert not hooks(learn.model) and all(m.training for m in learn.model.modules()) and 'latent_monitor' not in [c.name for c in learn.cbs] and not learn._grab_cbs(TermCallback)
     learn.fit(1, 1e-2, cbs=LatentMonitor(1))
-    assert finite(learn, 'cw_variance')[0].tolist() == [1,2]
+    assert finite(learn, 'cw_variance_loss')[0].tolist() == [1,2]
 
 def test_two_monitors_and_their_leave():
     a,b = LatentMonitor(1),LatentMonitor(2, layer='0')
     learn = new_learner(cbs=[a,b])
     learn.fit(1, 1e-2)
-    assert list(learn.recorder.terms) == ['pair_distance','cw_variance','pair_distance_2','cw_variance_2'] and len(learn.validate()) == 2
-    assert finite(learn, 'cw_variance')[0].tolist() == [1,2] and finite(learn, 'cw_variance_2')[0].tolist() == [1]
+    assert list(learn.recorder.terms) == ['pair_distance_loss','cw_variance_loss','pair_distance_loss_2','cw_variance_loss_2'] and len(learn.validate()) == 2
+    assert finite(learn, 'cw_variance_loss')[0].tolist() == [1,2] and finite(learn, 'cw_variance_loss_2')[0].tolist() == [1]
     assert a._before is a._now is None                                                # no batch is held on to
     learn.remove_cbs([a,b])
     assert not learn._grab_cbs(TermCallback) and not [c for c in learn.cbs if 'measure' in c.name]
@@ -201,3 +214,86 @@ def test_a_monitor_is_exported(tmp_path):
     learn.fit(1, 1e-2)
     learn.export('m.pkl')
     assert 'latent_monitor' in [c.name for c in load_learner(tmp_path/'m.pkl').cbs]
+
+# Samples without a label, numbers, and what models return
+
+@pytest.mark.parametrize('ignored', [-100,7,1])
+@pytest.mark.parametrize('normalize', [True,False])
+def test_samples_without_a_label_are_left_out(ignored, normalize):
+    x,y = data(36)
+    y = torch.where(torch.arange(36)%4 == 0, ignored, y); x[y == ignored] += 50           # far away
+    class Kept(ByHand):
+        def before_batch(self):
+            super().before_batch()
+            self.now = [t[self.now[1] != ignored] for t in self.now]
+    learn,hand = new_learner(dls=tensor_dls((x,y), data(12), vocab=range(3), bs=8, device='cpu'), loss_func=CrossEntropyLossFlat(ignore_index=ignored), metrics=[]),Kept(normalize=normalize)
+    learn.fit(2, 1e-2, cbs=[LatentMonitor(1, normalize=normalize),hand])
+    assert len(as_recorded(learn, hand)) == 6
+
+@pytest.mark.parametrize('shape', [(-1,),(-1,1)])
+def test_pair_distance_without_labels(shape):
+    g = torch.Generator().manual_seed(0)
+    z1,z2,y1,y2 = torch.randn(9, 5, generator=g),torch.randn(11, 5, generator=g),torch.arange(9)%3,torch.arange(11)%4
+    y1[::3],y2[1::4] = -100,-100
+    for n in (True,False):
+        want = slow_distance(z1[y1 >= 0], y1[y1 >= 0], z2[y2 >= 0], y2[y2 >= 0], n)
+        assert pair_distance(z1, y1.view(shape), z2, y2.view(shape), n).item() == pytest.approx(want, rel=1e-5)
+        assert pair_distance(z1, y1 - 5*(y1 < 0), z2, y2 - 5*(y2 < 0), n, ignore_index=-105).item() == pytest.approx(want, rel=1e-5)
+
+@pytest.mark.parametrize('loss', [MSELossFlat, L1LossFlat, nn.HuberLoss, lambda: F.mse_loss])
+def test_integers_that_are_no_classes_are_refused(loss):
+    y = torch.arange(24)%5
+    inner = loss()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Flatten(0))
+    if not isinstance(inner, BaseLoss): inner = BaseLoss(type(inner), is_2d=False, floatify=True) if isinstance(inner, nn.Module) else partial(inner)
+    learn = new_learner(model=model, dls=tensor_dls((data()[0],y), (data()[0],y), bs=8, device='cpu'), loss_func=inner, metrics=[])
+    with pytest.raises(TypeError, match='LatentMonitor: watching classes needs one integer label a sample, and the targets are numbers'): learn.fit(1, cbs=LatentMonitor(1))
+    assert not hooks(model) and not learn._grab_cbs(TermCallback)
+
+class Gives(nn.Module):
+    def __init__(self, f): super().__init__(); self.net,self.f = nn.Sequential(nn.Flatten(), nn.Linear(64,8), nn.ReLU(), nn.Linear(8,3)),f
+    def forward(self, x): return self.f(self.net(x['x'] if isinstance(x, dict) else x))
+def model_output(z):
+    from transformers.modeling_outputs import SequenceClassifierOutput
+    return SequenceClassifierOutput(loss=z.sum(), logits=z)
+GIVES = {'tensor': lambda z: z, 'tuple': lambda z: (z,z), 'list': lambda z: ['a',z], 'dict': lambda z: {'loss': z.sum(), 'logits': z}, 'ModelOutput': model_output}
+def terms_of(f, x=lambda x: x, y=lambda y: y, loss=None, **kwargs):
+    set_seed(0)
+    items = [(x(a),y(b)) for a,b in zip(*data())]
+    own = lambda o, t: F.cross_entropy(next(v for v in tensors_in(o) if v.ndim), t.view(-1).long())
+    learn = new_learner(model=Gives(f), dls=DataLoaders(*(TfmdDL(items, bs=8, shuffle=s, num_workers=0) for s in (True,False))), loss_func=loss or own, metrics=[], **kwargs)
+    learn.fit(1, 1e-2, cbs=LatentMonitor(1, layer='net.3:input'))
+    return [[v for v in vs if not math.isnan(v)] for vs in learn.recorder.terms.values()]
+
+@pytest.mark.parametrize('out', GIVES)
+def test_models_that_return_more_than_a_tensor(out):
+    if out == 'ModelOutput': pytest.importorskip('transformers')
+    want = terms_of(lambda z: z)
+    assert terms_of(GIVES[out]) == want and len(want) == 2 and all(len(v) == 2 for v in want)
+    assert terms_of(GIVES[out], x=lambda x: {'x': x}) == want                            # and a dict as the one input
+
+@pytest.mark.parametrize('f', [lambda z: z[:,:1], lambda z: z[:,0]], ids=['column','number'])
+def test_one_output_counts_for_two_classes(f):
+    bce = lambda o, t: F.binary_cross_entropy_with_logits(o.view(-1), t.view(-1).float())
+    y = lambda y: y % 2
+    got = terms_of(f, y=y, loss=bce)
+    class Two(Gives): pass
+    both = lambda o, t: F.binary_cross_entropy_with_logits(o[:,0], t.view(-1).float())
+    want = terms_of(lambda z: torch.stack([z[:,0],z[:,1]*0], 1), y=y, loss=both)
+    close(got[0], want[0], eps=1e-6); close(got[1], want[1], eps=1e-6)
+
+def test_labels_out_of_range_are_told_at_the_end_of_the_epoch():
+    zero = lambda p, y: p.sum()*0
+    for y,said in ((torch.arange(24)%4,'from 0 to 3, but there are 3'), (torch.arange(24)%3-1,'from -1 to 1, but there are 3')):
+        learn = new_learner(dls=tensor_dls((data()[0],y), (data()[0],y), vocab=range(3), bs=8, device='cpu'), loss_func=zero, metrics=[])
+        with pytest.raises(ValueError, match=f'LatentMonitor: the labels run {said}'): learn.fit(1, 1e-2, cbs=LatentMonitor(1))
+        assert not hooks(learn.model)
+
+def inplace(inplace=True): set_seed(0); return nn.Sequential(nn.Flatten(), nn.Linear(64,8), nn.ReLU(inplace=inplace), nn.Linear(8,3))
+@pytest.mark.parametrize('layer', ['1',1,'1:input','2','2:input'])
+def test_a_monitor_of_a_layer_before_an_operation_in_place(layer):
+    res = []
+    for k in (True,False):
+        learn = new_learner(model=inplace(k))
+        learn.fit(1, 1e-2, cbs=LatentMonitor(1, layer=layer)); res.append([v for vs in learn.recorder.terms.values() for v in vs[1:]])
+    assert res[0] == res[1] and all(map(math.isfinite, res[0]))

@@ -616,6 +616,113 @@ def test_labels_of_other_kinds(change, quick):
 def test_loaders_of_torch_are_an_error(quick):
     with pytest.raises(TypeError, match='fastai'): robustness(quick, torch.utils.data.DataLoader([1]))
 
+# Other heads, outputs, channels and labels
+
+class Both(nn.Module):
+    "The same classifier with an output for each of two classes"
+    def __init__(self, model): super().__init__(); self.model = model
+    def forward(self, x): z = self.model(x); return torch.cat([torch.zeros_like(z), z], 1)
+
+def two_classes(labels=lambda y: y, channels=1, n=24):
+    "Images in [0, 1] of two classes"
+    g = torch.Generator().manual_seed(0)
+    x,y = torch.rand(n, channels, 12, 12, generator=g),torch.arange(n)%2
+    return TensorDL(TensorItems(x, labels(y)), bs=10, device=torch.device('cpu'))
+
+def small(channels=1, n_out=1):
+    "Its outputs are around 0"
+    set_seed(3)
+    l = nn.Linear(144*channels, n_out)
+    with torch.no_grad(): l.weight *= 10; l.bias -= l.weight.sum(1)/2 + l.bias
+    return nn.Sequential(nn.Flatten(), l)
+def of(dl, model, loss): return Learner(DataLoaders(dl, dl), model, loss_func=loss)
+FEW = dict(levels=dict(rotation=(30,), shear=(30,), zoom=(.8,), **{k: v[1][2:3] for k,v in corruptions.items()}), eps=(0,.03), steps=3, unbounded=dict(steps=3))
+
+@pytest.mark.parametrize('labels', [lambda y: y, lambda y: y.bool(), lambda y: y.float(), lambda y: y.float()[:,None]], ids=['int','bool','float','column'])
+@pytest.mark.parametrize('loss', [BCEWithLogitsLossFlat, nn.BCEWithLogitsLoss])
+def test_one_logit_is_two_classes(loss, labels):
+    model = small()
+    want = robustness(of(two_classes(), Both(model), CrossEntropyLossFlat()), **FEW)
+    got = robustness(of(two_classes(labels), model, loss()), **FEW)
+    assert_table(got, want); assert got.notna().all(axis=None) and got.error.nunique() > 2
+    flat = nn.Sequential(model, nn.Flatten(0))                                         # one number a sample
+    assert_table(robustness(of(two_classes(labels), flat, loss()), **FEW), want)
+
+def test_one_output_of_a_regression():
+    with pytest.raises(TypeError, match='robustness: the model has one output, and MSELoss does not say'): robustness(of(two_classes(), small(), MSELossFlat()), **FEW)
+    a = robustness(of(two_classes(), small(), MSELossFlat()), act=torch.sigmoid, tests='fgsm')
+    assert_table(a, robustness(of(two_classes(), small(), BCEWithLogitsLossFlat()), tests='fgsm'))
+
+@pytest.mark.parametrize('out', [lambda z: (z,z+1), lambda z: {'logits': z}, lambda z: {'loss': z.mean(), 'hidden': z[:,None], 'logits': z}, lambda z: [z]], ids=['tuple','dict','dict, later','list'])
+def test_models_that_return_more_than_a_tensor(out):
+    class Returns(nn.Module):
+        def __init__(self): super().__init__(); self.model = small(n_out=2)
+        def forward(self, x): return out(self.model(x))
+    assert_table(robustness(of(two_classes(), Returns(), CrossEntropyLossFlat()), **FEW), robustness(of(two_classes(), small(n_out=2), CrossEntropyLossFlat()), **FEW))
+
+@pytest.mark.parametrize('channels', [1,2,3,4,5])
+def test_any_number_of_channels(channels, recwarn):
+    t = robustness(of(two_classes(channels=channels), small(channels, 2), CrossEntropyLossFlat()), **FEW)
+    assert t.notna().all(axis=None) and set(t.test) == {'clean',*[n for ns in robustness_tests().values() for n in ns]} and not [w for w in recwarn if 'cannot act' in str(w.message)]
+    x = torch.rand(2, channels, 12, 12, generator=torch.Generator().manual_seed(5))
+    if channels in (1,3): return
+    f = corruptions['jpeg'][0]
+    alike = torch.stack([torch.cat([f(im[c:c+1][None], 50, None)[0] for c in range(channels)]) for im in x])
+    assert torch.equal(f(x, 50, None), alike) and not torch.equal(alike, x)
+
+def test_a_corruption_that_cannot_act_is_told_and_the_others_stay(quick, monkeypatch):
+    want = robustness(quick, tests='corruption', n=20)
+    def fails(x, c, g): raise RuntimeError('only at noon')
+    monkeypatch.setitem(corruptions, 'contrast', (fails, (1,2)))
+    monkeypatch.setitem(corruptions, 'pixelate', (lambda x, c, g: x[:,:,:4] if c == 3 else x, (1,2,3)))
+    with pytest.warns(UserWarning, match='robustness: (contrast at strength [12] cannot act on images like these: RuntimeError: only at noon|pixelate at strength 3 cannot act.*it made)') as w: t = robustness(quick, tests='corruption', n=20)
+    assert len([o for o in w.list if 'cannot act' in str(o.message)]) == 3
+    nan = t.error.isna()
+    assert list(zip(t.test[nan], t.level[nan])) == [('contrast',1),('contrast',2),('pixelate',3)] and (t.error.isna() == t.nll.isna()).all() and (t.error.isna() == t.accuracy.isna()).all()
+    assert_table(t[t.test == 'gaussian_noise'], want[want.test == 'gaussian_noise'])
+    mean = np.mean([t[(t.test == k) & ~nan].error.mean() for k in corruptions if k != 'contrast'])
+    assert mean_corruption_error(t) == pytest.approx(mean) and plot_robustness(t)[0].has_data()
+    with pytest.warns(UserWarning, match='jpeg at strength 0'): t = robustness(quick, tests='jpeg', levels=dict(jpeg=(0,50)), n=20)
+    assert t.error.isna().tolist() == [False,True,False]
+    monkeypatch.setattr(quick.model[-1], 'forward', lambda x: (_ for _ in ()).throw(RuntimeError('the model')))
+    with pytest.raises(RuntimeError, match='the model'): robustness(quick, tests='corruption', n=20)   # what fails in the model is no fault of the corruption
+
+@pytest.mark.parametrize('ignored', [-100,7])
+def test_images_without_a_label_are_left_out(ignored, quick):
+    x,y = real()
+    has = torch.arange(len(y))%3 > 0
+    dl = lambda x,y: TensorDL(TensorItems(x, y), bs=16, device=torch.device('cpu'))
+    quick.loss_func = CrossEntropyLossFlat(ignore_index=ignored)
+    if ignored == 7: has = y != 7
+    a = robustness(quick, dl(x, torch.where(has, y, ignored)), tests=['fgsm','zoom','jpeg'], n=None)
+    b = robustness(quick, dl(x[has], y[has]), tests=['fgsm','zoom','jpeg'], n=None)
+    assert a.n.unique().tolist() == [int(has.sum())]
+    assert_table(a, b)
+    with pytest.raises(ValueError, match='no samples with a label'): robustness(quick, dl(x, y*0 + ignored))
+
+def test_labels_that_are_no_class_of_the_model(quick):
+    x,y = real()
+    for bad,said in ((y+1,'from 1 to 10, but there are 10 classes'), (y-1,'from -1 to 8')):
+        with pytest.raises(ValueError, match=f'robustness: labels run {said}'): robustness(quick, TensorDL(TensorItems(x, bad), bs=500, device=torch.device('cpu')), n=None)
+
+@pytest.mark.parametrize('double', [True,False])
+@pytest.mark.parametrize('there', [(True,False),(False,True),(True,True)])
+def test_images_and_labels_on_two_devices(there, double, monkeypatch):
+    import latentreg_fastai.metrics as m, latentreg_fastai.robustness as r
+    from pretend import Elsewhere,pretending
+    monkeypatch.setattr(m, 'no_double', set() if double else {'meta'})
+    x,y = torch.rand(6, 1, 9, 9, generator=torch.Generator().manual_seed(0)),torch.arange(6)%3
+    w = torch.randn(81, 3, generator=torch.Generator().manual_seed(1))
+    def table(x, y, w):
+        f = lambda x: m.to_double(x.flatten(1)@w).softmax(1)
+        changes = r._changes(f, r._check_tests(None), (.1,), 2, dict(steps=2, step=.1), {k: v[1][:1] for k,v in {**deformations,**corruptions}.items()})
+        return [r._measured(f, change, [(x,y)], torch.Generator().manual_seed(0)) for *_,change in changes]
+    want = table(x, y, w)
+    with pretending(double), warnings.catch_warnings():
+        warnings.filterwarnings('error', message='.*cannot act')
+        got = table(Elsewhere(x) if there[0] else x, Elsewhere(y) if there[1] else y, Elsewhere(w) if there[0] else w)
+    assert np.allclose(got, want, atol=1e-5) and np.isfinite(want).all()
+
 # Summaries and plots
 
 def made_up(shift=0., tests=None, **levels):

@@ -127,3 +127,58 @@ def test_penalties_see_labelled_rows_alone():
         def penalty(self, z, *yb): seen.append((len(z), len(yb[0]))); return z.square().mean()
     learn.fit(1, 1e-2, cbs=[Rows(.1), SemiSupervisedMixup(UNLABELED, rampup=0.)])
     assert seen == [(8,8)]*3
+
+def targets_of(kind, n=24):
+    g = torch.Generator().manual_seed(7)
+    return {'labels': torch.arange(n)%3, 'shares': torch.rand(n, 3, generator=g).softmax(1), 'several': (torch.rand(n, 3, generator=g) < .4).float(), 'numbers': torch.randn(n, 3, generator=g),
+            'number': torch.randn(n, 1, generator=g), 'yes or no': (torch.rand(n, 1, generator=g) < .5).float(), 'flat': torch.randn(n, generator=g)}[kind]
+
+class ClassLoss(nn.Module):
+    def forward(self, pred, y): return F.cross_entropy(pred, y)
+SOFTMAX,SIGMOID,ITSELF = lambda t: t.exp()/t.exp().sum(1, keepdim=True), lambda t: 1/(1 + (-t).exp()), lambda t: t
+READINGS = [('labels', CrossEntropyLossFlat, SOFTMAX), ('labels', nn.CrossEntropyLoss, SOFTMAX), ('labels', lambda: F.cross_entropy, SOFTMAX), ('labels', lambda: partial(F.cross_entropy, label_smoothing=.1), SOFTMAX),
+            ('labels', lambda: lambda p,y: F.cross_entropy(p, y), SOFTMAX), ('labels', ClassLoss, SOFTMAX), ('labels', lambda: BaseLoss(nn.CrossEntropyLoss), SOFTMAX), ('shares', nn.CrossEntropyLoss, SOFTMAX),
+            ('several', nn.BCEWithLogitsLoss, SIGMOID), ('several', BCEWithLogitsLossFlat, SIGMOID), ('several', lambda: F.binary_cross_entropy_with_logits, SIGMOID), ('yes or no', nn.BCEWithLogitsLoss, SIGMOID),
+            ('numbers', nn.MSELoss, ITSELF), ('numbers', MSELossFlat, ITSELF), ('number', nn.MSELoss, ITSELF), ('number', nn.SmoothL1Loss, ITSELF), ('number', lambda: F.mse_loss, ITSELF), ('flat', nn.MSELoss, ITSELF)]
+def regressor(y): return nn.Sequential(nn.Linear(6, 5), nn.Linear(5, y.shape[1] if y.ndim > 1 and y.is_floating_point() else 1 if y.is_floating_point() else 3), *[nn.Flatten(0)]*(y.ndim == 1 and y.is_floating_point()))
+
+@pytest.mark.parametrize('kind,loss,reading', READINGS, ids=plain)
+def test_what_is_compared_is_what_the_loss_reads(kind, loss, reading):
+    "Probabilities of classes, of each label by itself, or the numbers of a regression: against a loop over rows"
+    (_,u),y,seen = few_and_many(),targets_of(kind),[]
+    x = torch.randn(24, 6, generator=torch.Generator().manual_seed(1))
+    learn = new_learner(model=regressor(y), dls=tensor_dls((x,y), (x,y), bs=8, device='cpu'), loss_func=loss(), metrics=[])
+    cb = SemiSupervisedMixup(DataLoader(u, bs=8, num_workers=0), rampup=0.)
+    def by_hand(l):
+        (xu,),(lam,s,_),m = cb.rows.inputs,cb._second,copy_of(l)
+        now,then = reading(m(mixed(xu, lam, s))),mixed(reading(m(xu)), lam, s)
+        want = sum((a - b).square().sum() for a,b in zip(now, then))/now.numel()
+        close(cb.term.item(), want.item(), eps=1e-5)
+        seen.append(want.item())
+    def fit(l): object.__setattr__(l, 'twin', deepcopy(l.model))
+    learn.fit(2, 1e-2, cbs=[cb, Probe(order=-9, run_valid=False, before_fit=fit, before_batch=lambda l: object.__setattr__(l, 'was', weights(l))), Probe(run_valid=False, after_loss=by_hand)])
+    assert len(seen) == 6 and (reading is ITSELF or min(seen) > 0)   # on a linear network numbers are always consistent
+
+def test_a_loss_that_does_not_say_what_it_reads():
+    y,x = targets_of('several'),torch.randn(24, 6)
+    loss = lambda p,y: F.binary_cross_entropy_with_logits(p, y)
+    learn = new_learner(model=regressor(y), dls=tensor_dls((x,y), (x,y), bs=8, device='cpu'), loss_func=loss, metrics=[])
+    make = lambda: SemiSupervisedMixup(DataLoader(few_and_many()[1], bs=8, num_workers=0), rampup=0.)
+    refused(['SemiSupervisedMixup', '`activation`', 'torch.sigmoid'], learn, make())
+    loss.activation = torch.sigmoid                      # as the message says
+    learn.fit(1, cbs=make())
+    assert min(finite(learn, 'consistency_loss')[1]) > 0
+
+@pytest.mark.parametrize('layers', [None,[],['0']])
+def test_without_weight_the_labelled_rows_are_still_mixed(layers):
+    "A weight of 0 leaves Manifold Mixup of the labelled rows; on a linear network that is Input Mixup"
+    dls,u = few_and_many()
+    learn,kept,n = new_learner(model=LINEAR(), dls=dls),[],[]
+    cb = SemiSupervisedMixup(DataLoader(u, bs=8, num_workers=0), weight=0, alpha_labeled=1., layers=layers)
+    def before(l):
+        pred,partner = l.model(mixed(l.x, cb.lam, cb.shift)),torch.stack([l.y[(i-cb.shift) % len(l.y)] for i in range(len(l.y))])
+        loss = cb.lam*F.cross_entropy(pred, l.y) + (1-cb.lam)*F.cross_entropy(pred, partner)
+        kept.append((loss, grads(loss, l.model)))
+    def after(l): as_by_hand(l, *kept.pop()); n.append(1)
+    learn.fit(2, 1e-2, cbs=[cb, Probe(order=20, run_valid=False, before_batch=before), Probe(order=20, run_valid=False, after_backward=after)])
+    assert len(n) == 6 and all(map(math.isnan, learn.recorder.terms['consistency_loss']))

@@ -254,3 +254,25 @@ def test_weight_times_term():
     r = learn.recorder
     assert r.weighted_terms.keys() == r.terms.keys()
     close(r.weighted_terms[first(k for k in r.terms if 'center' in k)], [.1*v for v in r.terms[first(k for k in r.terms if 'center' in k)]])
+
+# What was found by trying many networks
+
+class Tied(nn.Module):
+    "The prediction is made with weights that no called layer holds"
+    def __init__(self): super().__init__(); self.body,self.head = nn.Sequential(nn.Linear(8,8), nn.ReLU(), nn.Linear(8,8), nn.ReLU()),nn.Linear(8,3)
+    def forward(self, x): return F.linear(self.body(x), self.head.weight)
+class Recurrent(nn.Module):
+    def __init__(self): super().__init__(); self.a,self.r = nn.Linear(8,8),nn.LSTM(4,3,batch_first=True)
+    def forward(self, x): return self.r(self.a(x).view(len(x),2,4))[0][:,-1]
+class Averaged(nn.Module):
+    def __init__(self): super().__init__(); self.a,self.b,self.c = nn.Linear(8,8),nn.Linear(8,3),nn.Linear(8,3)
+    def forward(self, x): z = self.a(x).relu(); return (self.b(z) + self.c(z))/2
+@pytest.mark.parametrize('net,words', [(Tied,['body.2','`layer` must be given']), (Recurrent,['a','`layer` must be given']), (Averaged,['not all of the signal passes','`layer` must be given'])], ids=plain)
+@pytest.mark.parametrize('cb', [VarianceRegularizer, CenterLoss, lambda: PhantomEmbedding(source='batch'), lambda: LatentMonitor(1)], ids=['VR','center','phantom','monitor'])
+def test_predictions_that_no_one_layer_makes(net, words, cb): refused(words, learner(net()), cb())
+
+class LateCheckpoint(nn.Module):
+    def __init__(self): super().__init__(); self.a,self.b = nn.Linear(8,8),nn.Sequential(nn.Linear(8,8), nn.ReLU(), nn.Linear(8,3))
+    def forward(self, x): return checkpoint(self.b, self.a(x), use_reentrant=True)
+def test_a_checkpointed_head():
+    for cb in (VarianceRegularizer(), PhantomEmbedding(source='batch')): refused(['b.2', 'use_reentrant=False'], learner(LateCheckpoint()), cb)

@@ -6,7 +6,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from fastai.torch_core import TensorCategory, TensorImage
 from latentreg_fastai.stats import (activation_l1, batch_clusters, classwise_covariance_penalty, classwise_mmd, classwise_variance_penalty,
-                                    covariance_penalty, median_bandwidth, mmd, pairwise_sqdist, variance_penalty)
+                                    covariance_penalty, median_bandwidth, mmd, pairwise_distance, pairwise_sqdist, variance_penalty)
+from latentreg_fastai.stats import _sorted_median
 
 K = 7   # classes of the data set
 
@@ -450,6 +451,185 @@ def test_pairwise_sqdist(shapes):
     assert far.dtype == torch.float32 and (far >= 0).all()
     torch.testing.assert_close(far.double(), exact, rtol=1e-4, atol=1e-4)
     assert torch.autograd.gradcheck(pairwise_sqdist, (a.requires_grad_(), b.requires_grad_()))
+
+# Numbers at the edge: degenerate batches, scales, NaN. References in float64, from differences, share no code with the package
+
+TINY = {torch.float32: 1e-44, torch.float64: 0.}          # what the smallest numbers of a dtype cannot tell
+def odd_batch(kind, n, i, scale=1., dtype=torch.float64):
+    g = torch.Generator().manual_seed(n+i)
+    z = torch.randn(n, i, generator=g, dtype=torch.float64)
+    z[n//2:] *= 1.5
+    if kind == 'equal':      z = (z[:1]/3).repeat(n, 1)
+    if kind == 'most equal': z[3:] = z[:1]/3
+    if kind == 'near equal': z[3:] = z[:1]/3 + 1e-5*z[3:]
+    if kind == 'duplicates': z = z[torch.arange(n)//2]
+    if kind == 'a constant': z[:,0] = 1/3
+    if kind == 'an outlier': z[2] = 1e6
+    if kind == 'far outlier':z[2] = 1e10
+    if kind == 'far from 0': z += 1e3
+    if kind == 'tight':      z *= 1e-2; z[:3] += 1e3
+    return (z*scale).to(dtype)
+ODD = ['plain','equal','most equal','near equal','duplicates','a constant','an outlier','far outlier','far from 0','tight']
+odd    = pytest.mark.parametrize('kind', ODD)
+floats = pytest.mark.parametrize('dtype', [torch.float32,torch.float64])
+
+@every
+@odd
+@floats
+@pytest.mark.parametrize('shape', [(12,3), (6,9), (20,2)], ids=str)
+def test_penalties_of_odd_batches_at_every_scale(name, kind, dtype, shape):
+    y,fi = torch.arange(shape[0])%3,torch.finfo(dtype)
+    for scale in (1e-20,1e-15,1e-11,1e-8,1e-4,1.,1e4,1e9,1e10,1e15,1e19,1e20):
+        z = odd_batch(kind, *shape, scale, dtype)
+        rows = z.double() if name == 'L1' else z.double() - z[0].double()   # Ω does not change, and equal rows are 0 for the loops too
+        want,want_grad = slow(name, rows.tolist(), y.tolist()),tensor(slow_grad(name, rows.tolist(), y.tolist()), dtype=torch.float64)
+        value,grad = value_and_grad(FAST[name], z, y)
+        tol = dict(rel_tol=3e-5 if dtype == torch.float32 else 1e-9, abs_tol=TINY[dtype] + 1e-24*scale**(dict(VR=2, CR=4).get(name[-2:], 1)))
+        if kind == 'equal' and name != 'L1': assert value == 0 and (grad == 0).all()
+        if want < .9*fi.max and not (name.endswith('CR') and kind == 'a constant' and want == 0 and scale > 1e18):
+            assert math.isclose(value, want, **tol), (scale, value, want)
+        elif want > fi.max: assert not value.isfinite(), (scale, value, want)
+        if (top := want_grad.abs().max()) < .1*fi.max and grad.isfinite().all():
+            assert (grad.double() - want_grad).abs().max() <= 1e-4*top + 100*TINY[dtype], (scale, top)
+        elif top < .1*fi.max: assert not value.isfinite()
+
+@every
+@pytest.mark.parametrize('dtype', [torch.float16,torch.bfloat16])
+def test_penalties_of_small_half_precision(name, dtype):
+    for scale in (1e-7,1e-4,1.):
+        z,y = odd_batch('plain', 12, 3, scale, dtype),torch.arange(12)%3
+        value,grad = value_and_grad(FAST[name], z, y)
+        assert math.isclose(value, slow(name, z.tolist(), y.tolist()), rel_tol=1e-5) and grad.isfinite().all()
+
+@classwise
+@floats
+@pytest.mark.parametrize('shape', [(12,3), (12,9)], ids=str)
+def test_equal_rows_of_a_class_have_no_part(name, dtype, shape):
+    "Rounding the mean of equal numbers leaves no rest, whatever the other classes are like"
+    z,y = features(*shape).to(dtype),torch.arange(shape[0])%4
+    z[y == 1] = z[1]*1e5/3
+    _,grad = value_and_grad(FAST[name], z, y)
+    assert (grad[y == 1] == 0).all() and (grad[y == 0] != 0).any()
+    only = torch.where((y == 1)[:,None], z, z[y.clamp(max=1)])   # every class is constant
+    value,grad = value_and_grad(FAST[name], only[y < 2], y[y < 2])
+    assert value == 0 and (grad == 0).all()
+
+def kernel_mmd(z, n1, y, s, squared, floor):
+    "From differences, class after class"
+    (a,b),(c1,c2) = (z[:n1],z[n1:]),(y[:n1],y[n1:])
+    total = z.sum()*0
+    for k in range(K) if len(y) else [None]:
+        p,q = (a,b) if k is None else (a[c1 == k],b[c2 == k])
+        if not len(p) or not len(q): continue
+        mean_k = lambda u, v: torch.exp(-((u[:,None] - v).square()/s).sum(-1)).mean()
+        v = mean_k(p, p) + mean_k(q, q) - 2*mean_k(p, q)
+        total = total + (v if squared else v.sqrt() if v > floor else 0*v)
+    return total/(K if len(y) else 1)
+
+def odd_sigma(rows):
+    "The lower median; where it is a million times smaller than the 90% quantile, that of the pairs that are not"
+    d = sorted(sqd(rows[i], rows[j]) for i in range(len(rows)) for j in range(i))
+    if d[(len(d)-1)//2] <= (near := 1e-6*d[len(d)*9//10]): d = [x for x in d if x > near] or [1.]
+    return d[(len(d)-1)//2]
+
+@both
+@rooted
+@odd
+@floats
+@pytest.mark.parametrize('shape', [(12,3), (14,40)], ids=str)
+def test_mmd_of_odd_batches_at_every_scale(name, squared, kind, dtype, shape):
+    "With the median, and with a σ that suits most rows, is small or is large"
+    n,y,floor = shape[0]//2,torch.arange(shape[0])%3,8*torch.finfo(dtype).eps
+    rel,least = (3e-5,2e-7 if squared else 2e-4) if dtype == torch.float32 else (1e-9,1e-8)
+    for scale in (1e-20,1e-18,1e-9,1.,1e9,1e18,1e20):
+        z = odd_batch(kind, *shape, scale, dtype)
+        for s in (None, .01*scale**2, scale**2, 100*scale**2):
+            x = z.double().clone().requires_grad_()
+            want = kernel_mmd(x, n, y if name == 'cw-MMD' else y[:0], odd_sigma(x.tolist()) if s is None else s, squared, floor)
+            want_grad, = torch.autograd.grad(want, x)
+            value,*g = grads(MMD[name], z[:n], y[:n], z[n:], y[n:], s, squared)
+            g,top = torch.cat(g).double(),want_grad.abs().max()
+            assert abs(value - want) <= rel*want + least, (scale, s, value, want)
+            assert (g - want_grad).abs().max() <= 1e-3*top + (2e-6/scale if top*scale < 1e-3 else 0), (scale, s, top)
+
+@both
+@rooted
+def test_mmd_does_not_change_with_the_scale(name, squared):
+    z1,y1,z2,y2 = batches(20, 16, 7, dtype=torch.float32)
+    value,*g = grads(MMD[name], z1, y1, z2, y2, None, squared)
+    for e in range(-60, 61, 4):                           # to 1e18; by powers of two, so that nothing is rounded
+        got,*h = grads(MMD[name], z1*2.**e, y1, z2*2.**e, y2, None, squared)
+        torch.testing.assert_close(got, value, rtol=1e-5, atol=0)
+        for a,b in zip(h, g): torch.testing.assert_close(a*2.**e, b, rtol=1e-4, atol=1e-6*b.abs().max().item())
+
+@both
+@pytest.mark.parametrize('dtype', [torch.float16,torch.bfloat16])
+def test_mmd_of_small_half_precision(name, dtype):
+    "In float16 features near 1e-7 are one of a handful of numbers"
+    for scale in (1e-7,1e-5,1.):
+        b = odd_batch('plain', 64, 32, scale, dtype),torch.arange(64)%3
+        value,*g = grads(MMD[name], b[0][:32], b[1][:32], b[0][32:], b[1][32:])
+        up,*up_grads = grads(MMD[name], b[0][:32].float(), b[1][:32], b[0][32:].float(), b[1][32:])
+        assert value == up and value.isfinite() and all(torch.equal(a, c.to(dtype)) and a.isfinite().all() for a,c in zip(g, up_grads))
+
+def test_bandwidth_of_zero_or_less():
+    z1,y1,z2,y2 = batches(9, 8, 3)
+    for s in (0,0.,tensor(0.),lambda d: 0*d.mean()): assert torch.equal(mmd(z1, z2, s), mmd(z1, z2))
+    with pytest.raises(ValueError, match='`sigma` must be above 0, not -1'): mmd(z1, z2, -1)
+    assert mmd(z1, z2, lambda d: -d.mean()).isnan()
+    same(mmd(z1, z2, 1e-60), tensor((1/9 + 1/8)**.5, dtype=torch.float64))      # nothing is like anything else
+
+@pytest.mark.parametrize('name', [*FAST,*MMD])
+@pytest.mark.parametrize('bad', [math.nan,math.inf])
+@pytest.mark.parametrize('shape', [(12,3), (6,9), (40,2), (6,1)], ids=str)
+def test_nan_stays_nan(name, bad, shape):
+    "In the value and in the gradient; nothing hides it. Of a penalty of infinite features both are infinite or NaN"
+    z,y = features(*shape, dtype=torch.float32),torch.arange(shape[0])%3
+    z[1,-1] = bad
+    if name in FAST: value,*g = value_and_grad(FAST[name], z, y)
+    else: value,*g = grads(MMD[name], z[:3], y[:3], z[3:], y[3:])
+    assert not value.isfinite() and (value.isnan() or bad == math.inf) and any(t.isnan().any() for t in g)
+
+@both
+@pytest.mark.parametrize('jitter', [0.,1e-6])
+def test_a_network_trains_on_repeated_rows(name, jitter):
+    "Plain SGD, which hides no gradient: a table of which 85 rows in 100 are the same"
+    torch.manual_seed(0)
+    net,x = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU()),torch.randn(256, 8)
+    x[torch.rand(256) < .85] = x[0].clone()
+    x,y = x + jitter*torch.randn_like(x),torch.randint(0, 3, (256,))
+    opt,values = torch.optim.SGD(net.parameters(), 2.),[]
+    for _ in range(30):
+        z = net(x)
+        z.retain_grad()
+        value = MMD[name](z[::2], y[::2], z[1::2], y[1::2], k=3)
+        opt.zero_grad(); value.backward(); opt.step()
+        assert 1e-5 < z.grad.abs().max() < .1, z.grad.abs().max()
+        values.append(value.item())
+    assert values[-1] < .9*values[0] and all(p.isfinite().all() for p in net.parameters())
+
+@pytest.mark.parametrize('kind', [*ODD,'one differs'])
+def test_the_bandwidth_of_odd_batches(kind):
+    "On the CPU and, by sorting, elsewhere; one outlier does not move it, and it is not 0 unless all rows are equal"
+    for n in (4,12,33):
+        z = torch.zeros(n, 3, dtype=torch.float64) if kind == 'one differs' else odd_batch(kind, n, 3)
+        if kind == 'one differs': z[0] = 2
+        d = pairwise_sqdist(z)
+        got = median_bandwidth(d)
+        if kind == 'equal': assert got == 0
+        else: same(got, tensor(odd_sigma(z.tolist()), dtype=torch.float64))
+        keep = torch.arange(n) < max(3, n-2)
+        assert _sorted_median(d, None) == got and _sorted_median(d, keep) == median_bandwidth(d, keep) == median_bandwidth(d[keep][:,keep])
+
+@floats
+def test_distances_in_tight_clusters_far_apart(dtype):
+    for far,near in ((1e3,1e-2),(1e6,1.),(1e6,1e-12),(1e18,1e16),(1e-18,1e-20)):
+        z = torch.cat([torch.full((5,6), far), torch.zeros(5, 6)]).double() + near*features(10, 6)
+        z = torch.cat([z,z[:2]]).to(dtype)
+        want = (z[:,None].double() - z.double()).square().sum(-1)
+        for got,exact in ((pairwise_sqdist(z), want), (pairwise_distance(z), want.sqrt()), (pairwise_distance(z, z[:3]), want.sqrt()[:,:3])):
+            torch.testing.assert_close(got.double(), exact, rtol=1e-6, atol=TINY[dtype])
+            assert (got[exact == 0] == 0).all()
 
 # Phantom embeddings: clusters of a batch
 

@@ -170,10 +170,20 @@ def test_class_wise_terms_leave_ignored_labels_out(name, ignored):
             other = cb.rows.targets[0].clone(); other[other == ignored] = -1
             want = loop_mmd(z[:8], y, z[8:], other, 3)
         seen.append(((l.loss_grad-l.loss).item(), want.item()))
-    learn.fit(2, 1e-2, cbs=[cb, Probe(order=5, run_valid=False, after_loss=check)])
+    clear = Probe(order=30, run_valid=False, before_batch=lambda l: zs.clear())                     # a callback may have looked at its place
+    learn.fit(2, 1e-2, cbs=[cb, clear, Probe(order=5, run_valid=False, after_loss=check)])
     assert len(seen) == 12 and sum(w > 0 for _,w in seen) > 8
     for got,want in seen: assert abs(got-want) < 5e-4*max(1e-2, want), (got, want)
     assert all(v.isfinite().all() for v in weights(learn).values())
+
+def test_bandwidth_of_samples_that_have_a_class():
+    "As if the others were not there"
+    z,y = torch.randn(14,5),tensor([0,1,-7,2,0,-6,1, 1,-5,0,2,-4,0,1])
+    z[y < 0] *= 40
+    own,n = y >= 0,(y[:7] >= 0).sum()
+    torch.testing.assert_close(median_bandwidth(pairwise_sqdist(z), own), median_bandwidth(pairwise_sqdist(z[own])))
+    for sq in (False,True): torch.testing.assert_close(classwise_mmd(z[:7], y[:7], z[7:], y[7:], 3, squared=sq), classwise_mmd(z[own][:n], y[own][:n], z[own][n:], y[own][n:], 3, squared=sq), rtol=1e-4, atol=1e-6)
+    assert classwise_mmd(z[:7], -1-torch.arange(7), z[7:], -8-torch.arange(7), 3) == 0
 
 @pytest.mark.parametrize('name', CLASSWISE)
 def test_a_batch_without_labels_adds_nothing(name):

@@ -1,6 +1,7 @@
 "The drawing functions, and the terms of a fit beside its losses."
 import pytest
 import matplotlib as mpl
+import io
 from common import *
 
 pytestmark = pytest.mark.usefixtures('no_figures')
@@ -21,7 +22,7 @@ def test_style():
         if b == 0: raise E
         return a+b
     assert f(1) == 3 and f.__name__ == 'f' and f.__doc__ == 'doc' and dict(mpl.rcParams) == before
-    for g,exc,match in ((lambda: f(1, b=0),E,None), (lambda: plot_points(np.zeros((3,2)), np.zeros(4)),IndexError,'boolean index'), (lambda: axes_for([1,2], 3),ValueError,'3 axes are needed'), (lambda: plot_lines([0,1], {'a': [1,2,3]}),ValueError,'first dimension')):
+    for g,exc,match in ((lambda: f(1, b=0),E,None), (lambda: plot_points(np.zeros((3,2)), np.zeros(4)),ValueError,'one label a sample is needed, 3 in all'), (lambda: axes_for([1,2], 3),ValueError,'3 axes are needed'), (lambda: plot_lines([0,1], {'a': [1,2,3]}),ValueError,'first dimension')):
         with pytest.raises(exc, match=match): g()
         assert dict(mpl.rcParams) == before
     try:
@@ -99,16 +100,16 @@ def test_plot_latent(epochs):
     learn = uneven_learner()
     learn.fit(epochs, 1e-2, cbs=[VarianceRegularizer(1.),ITRA(warmup=.4),LatentMonitor(2)])
     axs = learn.recorder.plot_latent(figsize=(7,6))
-    terms = ['cw_vr','itra_c','pair_distance','cw_variance']
+    terms = ['cw_vr_loss','itra_c_loss','pair_distance_loss','cw_variance_loss']
     assert [a.get_ylabel() for a in axs] == ['loss',*terms] and axs[-1].get_xlabel() == 'step' and axs[0].figure.get_size_inches().tolist() == [7,6] and len(learn.recorder.losses) == 3*epochs
     for a,k in zip(axs[1:], terms):
         at,v = finite(learn, k)
-        assert len(a.lines) == 1 + (3*epochs > 20) and all(l.get_xdata().tolist() == at.tolist() for l in a.lines) and 0 < len(at) <= 3*epochs and (k == 'cw_vr') == (len(at) == 3*epochs)
+        assert len(a.lines) == 1 + (3*epochs > 20) and all(l.get_xdata().tolist() == at.tolist() for l in a.lines) and 0 < len(at) <= 3*epochs and (k == 'cw_vr_loss') == (len(at) == 3*epochs)
         close(a.lines[0].get_ydata(), v, eps=1e-9)
         alpha,num,den,smooth = 2/(max(1, len(v)/20)+1),0,0,[]
         for t in v: num,den = num*(1-alpha)+t,den*(1-alpha)+1; smooth.append(num/den)
         close(a.lines[-1].get_ydata(), smooth, eps=1e-9)
-    assert finite(learn, 'itra_c')[0].min() == math.ceil(.4*3*epochs)                 # a warm-up is left out
+    assert finite(learn, 'itra_c_loss')[0].min() == math.ceil(.4*3*epochs)                 # a warm-up is left out
     close(axs[0].lines[0].get_ydata(), [float(l) for l in learn.recorder.losses], eps=1e-9)
     valid = axs[0].lines[1]
     assert valid.get_xdata().tolist() == [3*e+2 for e in range(epochs)] and [t.get_text() for t in axs[0].get_legend().get_texts()] == ['train','valid']; close(valid.get_ydata(), [v[1] for v in learn.recorder.values], eps=1e-9)
@@ -156,3 +157,54 @@ def test_terms_of_an_earlier_fit_are_not_drawn():
     learn.fit(1, 1e-2, cbs=ITRA(warmup=0.))
     learn.fit(2, 1e-2)
     assert len(learn.recorder.plot_latent()) == 1
+
+# Other types, and names as they are
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16,torch.float16,torch.float64,torch.int16], ids=plain)
+def test_tensors_of_any_type(dtype):
+    "NumPy has no bfloat16"
+    g = torch.Generator().manual_seed(0)
+    t = (4*torch.rand(36, 3, generator=g)).to(dtype); a = t.float().numpy(); y = torch.arange(36)%4
+    assert points(plot_points(t[:,:2], y)) == expected(a[:,:2], y, 4) == points(plot_points(t[:,:2], y.to(dtype)))
+    assert plot_points(t, y).name == '3d'
+    h = plot_class_histograms(t[:,0], y.to(dtype), bins=5)
+    assert [p.get_data().values.tolist() for p in h.patches] == [p.get_data().values.tolist() for p in plot_class_histograms(a[:,0], y.numpy(), bins=5).patches]
+    l = plot_lines(t[:,0], {'one': t[:,1], 'runs': t.T, 'list': [t[:,0],t[:,1]]})
+    assert np.allclose(l.lines[0].get_ydata(), a[:,1]) and np.allclose(l.lines[0].get_xdata(), a[:,0]) and np.allclose(l.lines[1].get_ydata(), a.mean(1)) and np.allclose(l.lines[2].get_ydata(), a[:,:2].mean(1))
+    if not t.is_floating_point(): return
+    p = torch.rand(36, 3, generator=g).to(dtype).softmax(1)
+    assert np.allclose(surface_colors(p), surface_colors(p.float().numpy())) and plot_surface(p, (0,1), (0,1)).images
+
+def test_surfaces_of_one_output():
+    p = torch.rand(16, generator=torch.Generator().manual_seed(0))
+    both = torch.stack([1-p,p], 1)
+    for one in (p,p[:,None],p.numpy()): assert np.allclose(surface_colors(one), surface_colors(both)) and plot_surface(one, (0,1), (0,1)).images
+
+def test_samples_without_a_label_are_not_drawn():
+    xy,y = np.random.default_rng(0).random((30,2), dtype=np.float32),np.arange(30)%4
+    for ignored,kw in ((-100,{}), (9,dict(ignore_index=9)), (1,dict(ignore_index=1))):
+        some = np.where(np.arange(30)%3 == 0, ignored, y)
+        has = some != ignored
+        assert points(plot_points(xy, some, **kw)) == points(plot_points(xy[has], some[has]))
+        a,b = plot_class_histograms(xy[:,0], some, bins=4, **kw),plot_class_histograms(xy[has,0], some[has], bins=4)
+        assert [p.get_data().values.tolist() for p in a.patches] == [p.get_data().values.tolist() for p in b.patches]
+    for f in (lambda y: plot_points(xy, y), lambda y: plot_class_histograms(xy[:,0], y)):
+        for bad,said in ((y-1,'[-1, 0, 1, 2, -1]'), (y+.5,'[0.5'), (np.array(['a']*30),"['a'"), (y[:9],'30 in all'), (np.where(y == 1, np.nan, y),'nan')): raises(['labels',said], lambda: f(bad))
+        assert f(y[:,None]).has_data() and f(y == 0).has_data() and f(torch.from_numpy(y == 0)).has_data()
+
+NAMES = ['US$','$x_$','a$b$c','_background','a_b^{','C:\\$']
+def seen(text):
+    "What matplotlib draws for `text`, which must be no formula"
+    s,math = text._preprocess_math(text.get_text())
+    assert not math
+    return s.strip()
+def test_names_are_drawn_as_they_are():
+    "What is between two dollars would be a formula, and one that cannot be read fails when the figure is saved"
+    xy,y = np.random.default_rng(0).random((30,2)),np.arange(30)%len(NAMES)
+    a,b,c = plot_points(xy, y, NAMES),plot_points(xy, y, NAMES, names='legend'),plot_class_histograms(xy[:,0], y, NAMES)
+    assert [seen(t) for t in a.texts] == NAMES
+    d = plot_lines([0,1], {n: [0,1] for n in NAMES})
+    for ax in (b,c,d): assert [seen(t) for t in ax.get_legend().get_texts()] == NAMES
+    for ax in (a,b,c,d): ax.figure.savefig(io.BytesIO())
+    e = plot_lines([0,1], {'a': [0,1]}, xlabel=r'$\lambda$')                          # a text of one's own may be a formula
+    e.figure.savefig(io.BytesIO()); assert e.get_xlabel() == r'$\lambda$'

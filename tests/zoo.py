@@ -426,7 +426,7 @@ class Monitored(Watcher):
         self.before = x,y
     def finish(self):
         for k,name in enumerate(('pair_distance','cw_variance')):
-            got,want = [v for v in self.terms(name) if v == v],[w[k] for w in self.want if w]
+            got,want = [v for v in self.terms(next(c for c in self.learn.recorder.terms if c.startswith(name))) if v == v],[w[k] for w in self.want if w]
             need(len(got) == len(want) and all(near(*p, 5e-3) for p in zip(got, want)), f'{name} is {got}, and should be {want} at {self.place()}')
 
 # The callbacks
@@ -589,6 +589,7 @@ REASONS = {                                                  # in this order: wh
     'the model computes its loss itself|the inputs hold labels': 'The model computes its loss from labels among its inputs, which a callback does not change ([companions](companions.ipynb)).',
     'is the last layer with weights|no layer with weights': 'No one layer makes the prediction, so `layer` must be given.',
     'is passed by on the way to output': 'Another output, of which the loss is made too, does not pass this layer. The error names others.',
+    'never reached':                     'The forward pass never comes to this layer.',
     'not all of the signal passes|does not reach the prediction': 'Some of the signal goes round this layer, as in a residual block, or what it gives is not used. The error names layers that would do.',
     'does not give one floating row a sample': 'What this layer gives has not one row a sample, as (length, N, units) or the state of a recurrent layer. The error names others.',
     'rows were expected':                'The model picks rows by the number of its inputs, so none can be made within it. Take `source=\'dataset\'`.',

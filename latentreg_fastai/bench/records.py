@@ -63,7 +63,7 @@ def row_of(
     record, # A record or a `Run`
 )->str:
     "The row of a table that a record belongs to: its label, or else its method"
-    return record.get('label', record['method'])
+    return str(record.get('label', record['method']))    # a label may be a number
 
 def writable(
     file:str|Path, # Where records are to be kept

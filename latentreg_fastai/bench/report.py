@@ -130,7 +130,7 @@ def winners(
     of = lambda d: zip(d.index, d.gain, d.wins, d.pairs)
     named = lambda d: ', '.join(f'{m} ({g:+.2f}{unit}, {w} of {n} seeds)' for m,g,w,n in of(d)) or 'none'
     figure = _figure(table)[0].removesuffix(' %')
-    lines = [f'lower {figure} than the baseline on average: {named(rest[rest.gain > 0])}', f'not: {named(rest[rest.gain <= 0])}']
+    lines = [f'lower {figure} than the baseline on average: {named(rest[rest.gain > 0])}', f'not: {named(rest[~(rest.gain > 0)])}']
     if 'nll' in table: lines.append(f"lower NLL on average: {', '.join(rest.index[rest.nll < table.nll['baseline']]) or 'none'}")
     return '\n'.join(lines)
 
@@ -187,6 +187,7 @@ def paper_figures(
         if not values: continue
         flip = p['measure'] == 'accuracy'
         ours = 'error' if flip else p['measure']
+        if ours not in table: continue                   # the task has no such figure
         text = {m: f"{100-v[0] if flip else v[0]:.4g}" + (f' ± {v[1]:g}' if len(v) > 1 else '') for m,v in values.items()}
         cols.setdefault(f"measured here, {ours}", dict(zip(table.index, _pm(table[ours], table[f'{ours}_sd'], 3 if ours == 'nll' else 2))))
         cols[f"{p['source']}, {'100 − accuracy' if flip else ours}"] = text
@@ -205,7 +206,8 @@ def plot_curves(
     names = list(names or rows_of(records))
     for i,(m,color) in enumerate(methods_colors(names).items()):
         curves = pd.DataFrame([p for r in records if row_of(r) == m and not failed(r) for p in r['curve']])
-        ax.plot(curves.groupby('epoch')[col].mean(), color=color, label=m, lw=2 if m == 'baseline' else 1.3, ls=('-','--',':')[i//7 % 3])
+        look = dict(lw=2 if m == 'baseline' else 1.3, ls=('-','--',':')[i//7 % 3])
+        ax.plot(curves.groupby('epoch')[col].mean(), color=color, label=as_written(m), **look)
     figure = next((r['figure'] for r in records if 'figure' in r), 'error %')
     ax.set(xlabel='epoch', ylabel={'nll': 'NLL', 'error': figure, 'train_loss': 'training loss'}[col])
     return ax
@@ -230,13 +232,13 @@ def plot_table(
             a.plot([row[col]]*2, [i-.3,i+.3], color=color, lw=2.5, zorder=4)
             a.annotate(f'{row[col]:.2f}', (1.01, i), xycoords=('axes fraction','data'), va='center', fontsize=9)
         if 'baseline' in table.index: a.axvline(table[col]['baseline'], color='#555555', lw=1, ls=':')
-        a.set(xlabel=label)
+        a.set(xlabel=as_written(label))
     labels = {row_of(r) for r in records if 'label' in r}    # a label says the arguments already
     names = [f"{m}  ({row['args']})" if row['args'] and m not in labels else m for m,row in table.iterrows()]
     if time and 'time' in table: names = [f'{n}, {t:.2f}×' for n,t in zip(names, table.time)]
-    axs[0].set_yticks(range(len(table)), names)
+    axs[0].set_yticks(range(len(table)), [*map(as_written, names)])
     if not axs[0].yaxis_inverted(): axs[0].invert_yaxis()
-    axs[0].figure.suptitle(title, fontsize=11)
+    axs[0].figure.suptitle(as_written(title), fontsize=11)
     return axs
 
 # %% ../../nbs/34_bench.report.ipynb #48152d68
@@ -261,8 +263,8 @@ def plot_gains(
             fill = colors[m] if r.p_holm < .05 else 'white'
             a.errorbar(r.time, r.gain, [[r.gain-r.low],[r.high-r.gain]], fmt=marks[m], color=colors[m], mfc=fill, ms=6, lw=1.2, capsize=2)
         a.axhline(0, color='#555555', lw=1, ls=':')
-        a.set(title=name, xlabel='time of a step, × baseline', ylabel=f'gain, {unit}')
-    handles = [mpl.lines.Line2D([], [], color=colors[m], marker=marks[m], ls='', label=m) for m in rows]
+        a.set(title=as_written(name), xlabel='time of a step, × baseline', ylabel=f'gain, {as_written(unit)}')
+    handles = [mpl.lines.Line2D([], [], color=colors[m], marker=marks[m], ls='', label=as_written(m)) for m in rows]
     axs[0].figure.legend(handles=handles, loc='outside lower center', ncols=min(len(rows), 5), frameon=False, fontsize=9)
     return axs
 
@@ -339,7 +341,7 @@ def _condition(self:Report, c):
     "The paragraphs on one condition"
     s,t = self.suite,self.tables[c]
     shown,out = show_table(t),[] if c is None else [f'## {c}']
-    shown.insert(2, f'{_figure(t)[0]}, median of the last epochs', _pm(t.error_last5, t.error_last5_sd, 2))
+    if 'error_last5' in t: shown.insert(2, f'{_figure(t)[0]}, median of the last epochs', _pm(t.error_last5, t.error_last5_sd, 2))
     out.append(_markdown(shown))
     if len(e := equal_cost(s, self.test[c], c)): out += ['### At equal cost', _markdown(_equal_text(e))]
     if len(p := paper_figures(s, t, c)):
@@ -353,7 +355,7 @@ def _condition(self:Report, c):
 def markdown(self:Report)->str:
     "The whole report"
     s = self.suite
-    out = [f'# {s.title}', ' '.join((s.about or '').split()), _runs_text(self.records), self._how_measured()]
+    out = [f'# {s.title}', s.about, _runs_text(self.records), self._how_measured()]
     for c in self.tables: out += self._condition(c)
     without = [str(c) for c in s.conditions if not self.test[c]]
     named = f"No records exist yet of: {', '.join(without)}." if without != ['None'] else 'No records of the comparison exist yet.'
@@ -364,23 +366,29 @@ def markdown(self:Report)->str:
 
 # %% ../../nbs/34_bench.report.ipynb #b033a7ff
 @patch
-def _save(self:Report, axs, name):
-    fig = axs[0].figure
-    fig.savefig(self.folder/name, dpi=110); plt.close(fig)
-    return self.folder/name
+def _picture(self:Report, name, draw):
+    "Save what `draw` draws as `name`; one that cannot be drawn is told by a warning, since the figures are not to be lost for it"
+    open_figures = set(plt.get_fignums())
+    try: draw()[0].figure.savefig(self.folder/name, dpi=110)
+    except OSError: raise
+    except Exception as e: warnings.warn(f'{name} could not be drawn, and is left out of the report: {type(e).__name__}: {e}'); return []
+    finally:
+        for i in set(plt.get_fignums()) - open_figures: plt.close(i)
+    return [self.folder/name]
 
 @patch
 def write(self:Report)->list: # The files
     "Write report.md, report.csv, gains.png and for each condition its errors, errors-N.png"
     files = [self.folder/'report.md',self.folder/'report.csv']
     text = self.markdown()
+    files[0].write_text(text, encoding='utf8')
     self.table().to_csv(files[1])
     compared = {self.title(c): t for c,t in self.tables.items() if 'gain' in t}
     if any(not m.startswith('baseline') for t in compared.values() for m in t.index):
-        files.append(self._save(plot_gains(compared), 'gains.png'))
+        files += self._picture('gains.png', lambda: plot_gains(compared))
     for i,(c,rs) in enumerate(self.test.items()):
         name = f'errors-{i+1}.png' if len(self.test) > 1 else 'errors.png'
-        if c in self.tables: files.append(self._save(plot_table(rs, self.title(c)), name))
+        if c in self.tables: files += self._picture(name, lambda: plot_table(rs, self.title(c)))
     files[0].write_text(text + ''.join(f'\n![{f.stem}]({f.name})\n' for f in files[2:]), encoding='utf8')
     return files
 

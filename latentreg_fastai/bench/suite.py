@@ -18,7 +18,8 @@ from .runner import *
 _in_row = {'condition','stage','suite','version','method','args','seed','lr','label'}   # settings of a run that `base` does not give
 _known = dict(suite={'title','about','version','base','lrs','tune','seeds','rows','conditions','paper','gpu'},
               condition={'base','lrs','tune','seeds','rows','gpu'}, row={'of','args','grid','cost','run'}, tune={'n_valid','seeds'},
-              base={*settings_of_runs} - _in_row)
+              base={*settings_of_runs} - _in_row, paper={'source','measure','values'})
+_measures = ('accuracy','error','nll','ece','brier','error_last5')   # that a paper's figures may be
 
 def _merged(a, b):
     "`a` with what `b` says, dicts merged"
@@ -35,7 +36,12 @@ class Suite:
         store_attr()
         self.who = f'suite {name}'
         self._check('suite', spec, 'title','version','base','lrs','rows')
-        self.title,self.version,self.about,self.paper = (spec.get(k) for k in ('title','version','about','paper'))
+        self.version,self.paper = spec['version'],spec.get('paper') or []
+        self.title,self.about = self._text('title'),self._text('about')
+        try: self._check_paper()
+        except ValueError:
+            if names: raise
+            self.paper = []                              # of an old suite: its report goes without
         check_whole(self.who, 'version', self.version, low=0)
         shared = {k: spec.get(k) or {} for k in ('base','tune','rows')}
         shared |= dict(lrs=spec['lrs'], seeds=spec.get('seeds', 5), gpu=spec.get('gpu', False))
@@ -83,6 +89,30 @@ def _check_mapping(self:Suite, what, d):
     if not isinstance(d, dict): raise self._error(f'{what} is a mapping, not {d!r}')
 
 @patch
+def _text(self:Suite, k):
+    "The text `k` in one line: a report is made of it when all has run, so it is looked at now; one of an old suite is never lost"
+    v = self.spec.get(k, '')
+    if isinstance(v, (str,int,float)) and not isinstance(v, bool): return ' '.join(str(v).split())
+    if k == 'about' and v is None: return ''
+    if self.names: raise self._error(f'`{k}` is text, not {v!r}: put it in quotes, or write `{k}: >` and the text below')
+    return ' '.join(str(o) for o in (v if isinstance(v, list) else [v]))
+
+@patch
+def _check_paper(self:Suite):
+    "The papers' figures, which a report shows beside those measured"
+    def number(v): return isinstance(v, (int,float)) and not isinstance(v, bool)
+    if not isinstance(self.paper, list): raise self._error(f'`paper` is a list of mappings, not {self.paper!r}')
+    for p in self.paper:
+        self._check('paper', p, 'source','measure','values')
+        check_choice(self.who, 'measure', p['measure'], _measures)
+        self._check_mapping('`values` of a paper', p['values'])
+        for c,rows in p['values'].items():
+            self._check_mapping(f'{c!r} in the `values` of a paper', rows)
+            bad = [v for v in rows.values() if not (isinstance(v, list) and len(v) in (1,2) and all(map(number, v)))]
+            if bad: raise self._error('a figure of a paper is a list of its value and, if known, its deviation, '
+                                      f'as [92.1, 0.3], not {bad[0]!r}')
+
+@patch
 def _check_list(self:Suite, what, values):
     if not isinstance(values, list) or not values: raise self._error(f'the {what} are a list of one value or more, not {values!r}')
     for v in values:
@@ -109,7 +139,8 @@ def _complete(self:Suite, c):
     for lr in c['lrs']: check_number(self.who, 'lrs', lr)
     self._check_seeds(c)
     self._check_mapping('`rows`', c['rows'])
-    c['rows'] = {label: self._complete_row(label, row, c['base']) for label,row in {'baseline': {}, **c['rows']}.items()}
+    rows = {'baseline': {}, **{str(label): row for label,row in c['rows'].items()}}
+    c['rows'] = {label: self._complete_row(label, row, c['base']) for label,row in rows.items()}
     chosen = any('grid' in r for r in c['rows'].values()) or len(c['lrs']) > 1
     if chosen and not c['tune'].get('n_valid'): raise self._error('`tune` needs `n_valid`, the number of held-out images for the choices')
     for n in sorted({r['cost'] for r in c['rows'].values() if 'cost' in r}):

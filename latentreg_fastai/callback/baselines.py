@@ -67,6 +67,7 @@ class CenterLoss(KeepsState, ClasswiseCallback):
 # %% ../../nbs/14_callback.baselines.ipynb #5a93cd8f
 class DisturbLabel(LayerCallback):
     "Replace each label of a training batch with probability `p` by one drawn uniformly from all classes (Xie et al. 2016)"
+    fit_state,_seen = ('_seen',),None
     order = LayerCallback.order-2       # before `ManifoldMixup`, so that all of the step sees the same labels
     def __init__(self,
         p:float=.1, # Probability, 0 to 1 (the paper's noise rate α)
@@ -118,7 +119,7 @@ class DisturbLabel(LayerCallback):
         "Labels out of range are noticed here, where reading from the device costs one wait an epoch"
         super().after_train()
         seen,self._seen = self._seen,[]
-        self.check_range(seen, self.K)
+        if seen: self.check_range(seen, self.K)
 
 # %% ../../nbs/14_callback.baselines.ipynb #49048049
 class WeightL1(WeightedTerm):

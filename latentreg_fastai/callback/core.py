@@ -68,6 +68,7 @@ class BatchHooks:
     def now(self):
         "Within, the hooks act in every pass: for one that the callback makes itself"
         self.acting = self._always = True
+        self.passes.clear()
         try: yield
         finally: self.acting = self._always = False
 
@@ -80,7 +81,7 @@ class BatchHooks:
         "Remove them all"
         self.rest()
         for h in self.handles: h.remove()
-        self.handles,self.sites,self.f,self.only = [],[],None,None   # nor is the model kept
+        self.handles,self.sites,self.f,self.only,self.reached,self.passes = [],[],None,None,set(),Counter()   # nor is the model kept
 
 # %% ../../nbs/02_callback.core.ipynb #4918fd03
 def _restoring(load):
@@ -318,7 +319,7 @@ def watch(self:LayerCallback,
 )->bool: # Were the hooks made just now?
     "Let `f` see, and replace, the tensors at `sites` in the batch that is about to run; to be called in `before_batch`"
     made = self.hooks.arm(self.model, sites, f, self._is_ours, only)
-    if made and self.hooks.uncompiled.wanted:
+    if made and sites and self.hooks.uncompiled.wanted:
         warn(f'{self.name}: it acts within what torch.compile compiled, so the steps of this fit run uncompiled; '
              'validation and inference do not')
     return made
@@ -416,7 +417,8 @@ def without_ignored(self:LayerCallback,
 )->Tensor: # (N,), int64; those that the loss ignores are numbers below 0, each of which occurs once on all ranks
     "`y`, in which each sample whose label the loss ignores is a class of its own"
     with plain_tensors():
-        alone = torch.arange(-len(y), 0, device=y.device) - (rank_distrib() << 40) - (other << 60)
+        alone,apart = torch.arange(-len(y), 0, device=y.device),(rank_distrib() << 40) + (other << 60)
+        if apart: alone -= apart
         return torch.where(y.view(-1) == self.no_label, alone, y.view(-1).long())
 
 @patch
@@ -435,8 +437,8 @@ def check_range(self:LayerCallback,
 @patch
 def output_width(self:LayerCallback)->int|None: # `None` where it is not known
     "How many numbers the model gives for a sample (and pixel): one for each class, or 1"
-    pred = first(t for t in tensors_in(self.pred) if t.ndim)   # a number alone is a loss that the model gives
-    return None if pred is None else 1 if pred.ndim < 2 else pred.shape[1]
+    pred = prediction_of(self.pred)
+    return None if not isinstance(pred, Tensor) else 1 if pred.ndim < 2 else pred.shape[1]
 
 # %% ../../nbs/02_callback.core.ipynb #afac6f15
 @patch
@@ -488,7 +490,8 @@ def place(self:LayerCallback,
 )->Site:
     "A place that was looked at, with an error that says what was given"
     try: return find(self.look())
-    except ValueError as e: raise self.error(f"{', '.join(f'{k}={v!r}' for k,v in given.items())}: {e}") from None
+    except (TypeError,ValueError) as e:
+        raise self.error(f"{', '.join(f'{k}={v!r}' for k,v in given.items())}: {e}", type(e)) from None
 
 @patch
 def check_outputs(self:LayerCallback,
@@ -525,11 +528,12 @@ class TermCallback(LayerCallback):
     term_weight = 1. # What it was multiplied by
     finite = True # Must it be finite wherever the loss is?
     is_on = True # Does it act at all in this fit? A weight of 0 switches a callback off
+    is_better_low = True # Is the term the better the lower it is? Then its name in the table says so, see `lower_is_better`
     _ours = 'term','term_name'
 
     @property
     def column(self):
-        "The name of the term in the training table"
+        "The name of the term; in the training table it ends in `_loss`, unless it holds `loss` or `error`"
         return class2attr(self, 'Callback')
 
     def companions(self)->list: # Callbacks
@@ -570,7 +574,7 @@ class TermCallback(LayerCallback):
     def _join(self, learn):
         taken = {cb.term_name for cb in learn.cbs if isinstance(cb, TermCallback) and cb is not self}
         if not isinstance(self.column, str): raise self.error(f'`column` is a name, or a property, not {self.column!r}', TypeError)
-        self.term_name = _unique(self.column, taken)
+        self.term_name = _unique(lower_is_better(self.column) if self.is_better_low else self.column, taken)
         more = self.companions()
         if not isinstance(more, (list,tuple)) or not all(isinstance(cb, Callback) for cb in more):
             raise self.error(f'`companions` must return a list of callbacks, and returned {more!r}', TypeError)
@@ -866,7 +870,7 @@ class ClasswiseCallback(LatentCallback):
         "Labels out of range are noticed here, where reading from the device costs one wait an epoch"
         super().after_train()
         seen,self._seen_labels = self._seen_labels,[]
-        if self.classwise: self.check_range(seen, self.K)
+        if seen: self.check_range(seen, self.K)
 
 # %% ../../nbs/02_callback.core.ipynb #854a5980
 @patch

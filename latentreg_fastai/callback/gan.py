@@ -37,7 +37,7 @@ class GANMixup(WeightedTerm):
     def setup(self):
         super().setup()
         self._sites = None
-        if isinstance(self.model, GANModule) and hasattr(self.learn, 'gan_trainer'): return
+        if isinstance(bare_model(self.model), GANModule) and hasattr(self.learn, 'gan_trainer'): return
         raise self.error(f'it regularises the critic of a GAN, and the model of this learner is a {type(self.model).__name__}: '
                           'make the learner with GANLearner', TypeError)
 

@@ -79,9 +79,7 @@ def penalty(self:ITRA, z, *yb):
     z1,y1,z2,y2,*seen = getattr(self, f'_by_{self.source}')(z, y)
     if not len(z1) or not len(z2): return z.sum()*0
     z1,y1,z2,y2 = map(self.global_batch, (z1,y1,z2,y2))
-    if self.classwise:
-        sigma = partial(median_bandwidth, keep=torch.cat([y1,y2]) >= 0) if self.sigma is None else self.sigma   # of samples that have a class
-        term = classwise_mmd(z1, y1, z2, y2, self.K, sigma, self.squared)
+    if self.classwise: term = classwise_mmd(z1, y1, z2, y2, self.K, self.sigma, self.squared)
     else: term = mmd(z1, z2, self.sigma, self.squared)
     return torch.where(seen[0], term, 0) if seen else term
 

@@ -177,7 +177,7 @@ class LayerMixing(MixingCallback):
         "One of the eligible places, which are looked for in the first batch of a fit"
         if self._sites is None:
             try: self._sites = mixing_sites(self.model, self.xb, self.eligible, self.input_mixup, self.look)
-            except ValueError as e: raise self.error(f'layers={self.eligible!r}: {e}') from None
+            except (TypeError,ValueError) as e: raise self.error(f'layers={self.eligible!r}: {e}', type(e)) from None
             self._new = True
             if self.eligible in (None,'all') and len(self._sites) == self.input_mixup:
                 warn(f'{self.name}: no layer was found where all of the signal passes, so the input alone is mixed; see latent_layers(model, *xb)')

@@ -8,6 +8,7 @@ __all__ = ['pair_distance', 'LatentMonitor']
 # %% ../../nbs/18_callback.monitor.ipynb #01e4517f
 from ..layers import *
 from ..signal import *
+from ..targets import *
 from ..checks import *
 from .core import *
 from .rows import *
@@ -22,12 +23,15 @@ def pair_distance(
     z2:Tensor, # Features of the second batch, (M, ...)
     y2:Tensor, # Their labels, (M,)
     normalize:bool=True, # Divide by the mean distance of all pairs?
+    ignore_index:int=-100, # The label of samples that are left out
 )->Tensor: # Scalar; `nan` if no class is in both batches
     "Mean distance of samples of one class, one from each batch (ITRA, Fig. 1)"
-    d = pairwise_sqdist(z1, z2).sqrt()
-    same = (y1.view(-1)[:,None] == y2.view(-1)).to(d)
-    mean = (d*same).sum()/same.sum()
-    return mean/d.mean() if normalize else mean
+    d = pairwise_distance(z1, z2)
+    y1,y2 = y1.view(-1)[:,None],y2.view(-1)
+    pairs = (y1 != ignore_index) & (y2 != ignore_index)
+    same = pairs & (y1 == y2)
+    mean = lambda which: (d*which).sum()/which.sum()
+    return mean(same)/mean(pairs) if normalize else mean(same)
 
 # %% ../../nbs/18_callback.monitor.ipynb #7657d479
 class _Measure(TermCallback):
@@ -40,8 +44,9 @@ class _Measure(TermCallback):
 class LatentMonitor(LayerCallback):
     "Record the distance of same-class pairs of two batches (ITRA, Fig. 1) and the class-wise variance; training is not touched"
     order = MixHandler.order-1   # sees a batch before any other callback changes it
-    fit_state = '_before','_now'
-    _before,_now,_measures = None,None,()   # inputs and labels of two batches; the columns
+    fit_state = '_before','_now','_seen'
+    _before,_now,_seen,_measures = None,None,(),()   # inputs and labels of two batches; the labels of what was measured in an epoch; the columns
+    _ignored = -100   # the label of samples without one
     def __init__(self,
         every:int=10, # Measure every so many steps
         layer=None, # A layer as `get_layer` takes it (its output); by default the network's last activations, see `SignalPass.activations`
@@ -59,14 +64,14 @@ class LatentMonitor(LayerCallback):
 
     def setup(self):
         super().setup()
-        self.site,self.K = None,self.find_n_classes()
+        self.site,self.K,self._ignored = None,self.find_n_classes(),ignored_label(self.learn.loss_func)
         self._named = None if self.layer is None else self.find_sites(self.layer)[-1]   # before the first batch
         if len(self.dls.train) > 1: return
         raise self.error('an epoch has one batch, and there is no other to compare it with: use a smaller `bs`')
 
     def before_train(self):
         super().before_train()
-        self._before = self._now = None
+        self._before,self._now,self._seen = None,None,[]
 
 # %% ../../nbs/18_callback.monitor.ipynb #210ecf34
 @patch
@@ -74,7 +79,9 @@ def before_batch(self:LatentMonitor):
     self._before,self._now = self._now,None
     if not len(self.yb): return
     self.check_labels(self.yb[0], 'watching classes')
-    if self.site is None: self.site = self.place(lambda signal: signal.reading(self._named or signal.activations()), layer=self.layer)
+    if self.site is None:                                # once a fit
+        self.check_classes('watching classes')
+        self.site = self.place(lambda signal: signal.reading(self._named or signal.activations()), layer=self.layer)
     if (self.train_iter+1) % self.every not in (0,self.every-1): return
     self._now = map_tensors(torch.clone, self.xb),self.yb[0].view(-1).clone()   # others may change them in place
 
@@ -89,20 +96,23 @@ def after_step(self:LatentMonitor):
     "Measure between this batch and the one before"
     if self._now is None or self._before is None or (self.train_iter+1) % self.every: return
     with plain_tensors(), evaluating(self.model), torch.no_grad():
-        (z1,y1),(z2,y2) = ((self._look(x),y) for x,y in (self._before,self._now))
-        if self.K is None: self.K = self.pred.shape[1]
-        values = pair_distance(z1, y1, z2, y2, self.normalize), classwise_variance_penalty(z2, y2, self.K)
+        (z1,y1),(z2,y2) = ((self._look(x, y),y) for x,y in (self._before,self._now))
+        if self.K is None: self.K = max(2, self.output_width() or 2)   # one output is for two classes
+        own = self.without_ignored(y2)                   # a class of one sample adds 0
+        values = pair_distance(z1, y1, z2, y2, self.normalize, self._ignored), classwise_variance_penalty(z2, own, self.K)
     for m,v in zip(self._measures, values): m.term = v
+    self._seen.append(y2)
 
 @patch
-def _look(self:LatentMonitor, xb):
+def _look(self:LatentMonitor, xb, y):
     "The features of a batch"
     try: z = self.site.features(self.model, *xb)
     except ValueError as e: raise self.error(e) from None
-    self.check_rows(self.site, z, len(xb[0]))
+    self.check_rows(self.site, z, len(y))
     return z
 
 @patch
 def after_train(self:LatentMonitor):
     super(LatentMonitor, self).after_train()
-    self._before = self._now = None
+    seen,self._before,self._now,self._seen = self._seen,None,None,()
+    self.check_range(seen, self.K)

@@ -7,6 +7,7 @@ __all__ = ['SemiSupervisedMixup']
 
 # %% ../../nbs/16_callback.semisup.ipynb #43e055b2
 from ..layers import *
+from ..targets import *
 from ..checks import *
 from .core import *
 from .mixing import *
@@ -85,7 +86,7 @@ def before_batch(self:SemiSupervisedMixup):
 @patch
 def only_site(self:SemiSupervisedMixup): return None
 @patch
-def places(self:SemiSupervisedMixup): return [self.site, *([self._second[2]] if len(self.rows.inputs) else [])]
+def places(self:SemiSupervisedMixup): return [self.site, *([self._second[2]] if self.rows.inputs else [])]
 
 @patch
 def _mix_second(self:SemiSupervisedMixup, t):
@@ -95,7 +96,7 @@ def _mix_second(self:SemiSupervisedMixup, t):
 @patch
 def mix_at(self:SemiSupervisedMixup, site, z):
     "The labelled rows are mixed at one place, the unlabelled ones at another"
-    self.check_mixable(site, z, self.rows.rows_in)
+    self.check_mixable(site, z, self.rows.rows_in or self._n)   # there are no others where the weight is 0
     own,more = z[:self._n],z[self._n:]
     if site is self.site: own = self.mix(own)
     if len(more) and site is self._second[2]: more = self._mix_second(more)
@@ -107,12 +108,29 @@ def after_loss(self:SemiSupervisedMixup):
     super(SemiSupervisedMixup, self).after_loss()         # of the labelled rows
     if self.weight_now: WeightedTerm.after_loss(self)
 
+_sigmoids = nn.BCEWithLogitsLoss,nn.MultiLabelSoftMarginLoss,F.binary_cross_entropy_with_logits,F.multilabel_soft_margin_loss
+_as_they_are = nn.BCELoss,F.binary_cross_entropy
+
+@patch
+def find_activation(self:SemiSupervisedMixup)->Callable:
+    "The loss function's `activation`; else a sigmoid, a softmax or nothing, as the loss reads outputs"
+    loss = inner = self.loss_func
+    act = getattr(loss, 'activation', None)
+    if act and getattr(act, '__func__', act) not in (noop,noops): return act   # what fastai's `BaseLoss` has says nothing
+    while callable(getattr(inner, 'func', None)): inner = inner.func   # of a partial
+    is_one = lambda fs: any(inner is f or (isinstance(f, type) and isinstance(inner, f)) for f in fs)
+    if is_one(_sigmoids): return torch.sigmoid
+    classes = False if is_one(_as_they_are) else are_classes(SimpleNamespace(), loss)   # what the loss alone says
+    if classes is None and self.yb[0].is_floating_point():
+        raise self.error(f'{loss} does not say how outputs become predictions: give it an attribute `activation`, as torch.sigmoid')
+    return noop if classes is False else partial(F.softmax, dim=1)
+
 @patch
 def soft(self:SemiSupervisedMixup, pred):
-    "Outputs as probabilities, by the loss's activation"
-    pred = first(tensors_in(pred))
+    "Outputs as predictions: probabilities, or the numbers of a regression"
+    pred = prediction_of(pred)
     if pred.dtype in (torch.float16,torch.bfloat16): pred = pred.float()
-    return getattr(self.loss_func, 'activation', partial(F.softmax, dim=1))(pred)
+    return self.find_activation()(pred)
 
 @patch
 @torch.no_grad()
