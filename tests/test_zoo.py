@@ -17,4 +17,4 @@ def test_the_page_is_whole():
     assert zoo.written('table') == zoo.table(zoo.written_lines()) and zoo.written('notes') == zoo.notes()
     said = zoo.written('table')
     assert all(f'✗{i+1}' in said for i in range(len(zoo.REASONS))) and all(f'✓{chr(97+i)}' in said for i in range(len(zoo.NOTES)))
-    assert set(FIRST) <= set(NETS)
+    assert set(zoo.written_lines()) == set(NETS) and set(FIRST) <= set(NETS)

@@ -426,7 +426,7 @@ class Monitored(Watcher):
         self.before = x,y
     def finish(self):
         for k,name in enumerate(('pair_distance','cw_variance')):
-            got,want = [v for v in self.terms(name) if v == v],[w[k] for w in self.want if w]
+            got,want = [v for v in self.terms(next(c for c in self.learn.recorder.terms if c.startswith(name))) if v == v],[w[k] for w in self.want if w]
             need(len(got) == len(want) and all(near(*p, 5e-3) for p in zip(got, want)), f'{name} is {got}, and should be {want} at {self.place()}')
 
 # The callbacks
@@ -556,7 +556,7 @@ def cell(net, cb, make=None):
     except Exception as e:
         if not ours(e): return ('WRONG',f"an error that is not the library's own: {type(e).__name__}: {short(e)[:200]}")
         l = w.learn
-        changed = [k for k,v in l.model.state_dict().items() if not torch.equal(v, w.start[k])]
+        changed = [k for k,v in l.model.named_parameters() if not torch.equal(v, w.start[k])]   # buffers may be those of the batch in which it was noticed
         left = [h for m in l.model.modules() for d in (m._forward_hooks,m._forward_pre_hooks) for h in d.values() if 'latentreg' in getattr(getattr(h, 'func', h), '__module__', '')]
         if w.checked or changed: return ('WRONG',f'refuses after {w.checked} steps, or changes {changed[:3]}: {short(e)}')
         return ('WRONG',f'refuses, and leaves a hook: {short(e)}') if left else ('refuses',short(e))
@@ -589,6 +589,7 @@ REASONS = {                                                  # in this order: wh
     'the model computes its loss itself|the inputs hold labels': 'The model computes its loss from labels among its inputs, which a callback does not change ([companions](companions.ipynb)).',
     'is the last layer with weights|no layer with weights': 'No one layer makes the prediction, so `layer` must be given.',
     'is passed by on the way to output': 'Another output, of which the loss is made too, does not pass this layer. The error names others.',
+    'never reached':                     'The forward pass never comes to this layer.',
     'not all of the signal passes|does not reach the prediction': 'Some of the signal goes round this layer, as in a residual block, or what it gives is not used. The error names layers that would do.',
     'does not give one floating row a sample': 'What this layer gives has not one row a sample, as (length, N, units) or the state of a recurrent layer. The error names others.',
     'rows were expected':                'The model picks rows by the number of its inputs, so none can be made within it. Take `source=\'dataset\'`.',
@@ -652,7 +653,7 @@ def head(group):
 def groups(): return list(dict.fromkeys(n.group for n in NETS.values()))
 def table(lines)->str:
     "All groups, from the lines of the models"
-    return '\n\n'.join([MARK['table']] + [f'### {g}\n\n{head(g)}\n' + '\n'.join(lines[n.name] for n in NETS.values() if n.group == g) for g in groups()])
+    return '\n\n'.join([MARK['table']] + [f'### {g}\n\n{head(g)}\n' + '\n'.join(lines[n.name] for n in NETS.values() if n.group == g and n.name in lines) for g in groups()])
 def notes()->str:
     return '\n'.join([MARK['notes'], *[f'{i}. {t}' for i,t in enumerate(REASONS.values(), 1)], '', *[f'- **{chr(97+i)}** {t}' for i,t in enumerate(NOTES.values())]])
 MARK = {k: f'<!-- {k} -->' for k in ('table','notes')}

@@ -211,6 +211,8 @@ net('BERT, ids and mask', 'Hugging Face', lambda: FromTuple(hf('BertForSequenceC
     needs='transformers', dls=rows_loaders(text_pair))
 net('BERT, a ModelOutput', 'Hugging Face', lambda: ToOutput(hf('BertForSequenceClassification', 'BertConfig', **bert)), 'm.bert.pooler', 'm.bert.encoder.layer.1', 'm.bert.encoder.layer.1.attention.self', head='m.classifier:input',
     loss=lambda o,y: F.cross_entropy(o.logits, y), each=lambda o,y: F.cross_entropy(o.logits, y, reduction='none'), out=lambda o: o.logits, **hf_kw)
+net('BERT, all hidden states', 'Hugging Face', lambda: ToOutput(hf('BertForSequenceClassification', 'BertConfig', output_hidden_states=True, **bert)), 'm.bert.pooler', 'm.bert.encoder.layer.1', 'm.bert.encoder.layer.1.attention.self', head='m.classifier:input',
+    loss=lambda o,y: F.cross_entropy(o.logits, y), each=lambda o,y: F.cross_entropy(o.logits, y, reduction='none'), out=lambda o: o.logits, **hf_kw)
 net("BERT, the model's own loss", 'Hugging Face', lambda: ToOutput(hf('BertForSequenceClassification', 'BertConfig', **bert)), 'm.bert.pooler', 'm.bert.encoder.layer.1', 'm.bert.encoder.layer.1.attention.self', head='m.classifier:input',
     needs='transformers', dls=rows_loaders(partial(text_dict, labels=True)), loss=lambda o,y: o.loss, each=lambda o,y: F.cross_entropy(o.logits, y, reduction='none'), out=lambda o: o.logits)
 net('DistilBERT', 'Hugging Face', lambda: FromDict(hf('DistilBertForSequenceClassification', 'DistilBertConfig', dim=16, n_layers=4, n_heads=2, hidden_dim=32, max_position_embeddings=40)), 'm.dropout:input', 'm.distilbert.transformer.layer.1', 'm.distilbert.transformer.layer.1.ffn', head='m.classifier:input', **hf_kw)
@@ -380,6 +382,38 @@ class Vmapped(nn.Module):
     def __init__(self): super().__init__(); self.one,self.head = nn.Sequential(nn.Linear(10,8), nn.Tanh(), nn.Linear(8,8)),nn.Linear(8,K)
     def forward(self, x): return self.head(torch.vmap(self.one)(x).relu())
 net('torch.vmap', 'compiled and wrapped', Vmapped, 'head:input', None, 'one.1', data=vectors)
+
+class Packed(nn.Module):
+    "An LSTM over texts without their padding"
+    def __init__(self): super().__init__(); self.emb,self.rnn,self.head = nn.Embedding(40, 8),nn.LSTM(8, 8, batch_first=True),nn.Linear(8, K)
+    def forward(self, x, n):
+        out,_ = self.rnn(nn.utils.rnn.pack_padded_sequence(self.emb(x), n.cpu(), batch_first=True, enforce_sorted=False))
+        return self.head(nn.utils.rnn.pad_packed_sequence(out, batch_first=True)[0].sum(1))
+net('LSTM, packed texts', 'own networks', Packed, 'head:input', None, 'rnn', data=lambda n: ((*tokens(n)[0],torch.arange(n)%6+4),classes(n)), masked=True, note='the length of a row stays its own')
+class Bytes(nn.Module):
+    "Takes images of bytes"
+    def __init__(self): super().__init__(); self.net = cnn()
+    def forward(self, x): return self.net(x.float()/255)
+net('images of bytes', 'own networks', Bytes, 'net.5', 'net.1', data=lambda n: ((torch.randint(0, 256, (n,1,8,8), dtype=torch.uint8),),classes(n)))
+class OneHot(nn.Module):
+    def __init__(self): super().__init__(); self.body,self.head = nn.Sequential(nn.Flatten(), nn.Linear(480, 8), nn.ReLU()),nn.Linear(8, K)
+    def forward(self, x): return self.head(self.body(F.one_hot(x, 40).float()))
+net('one-hot tokens', 'own networks', OneHot, 'head:input', 'body.1', data=tokens)
+class Bag(nn.Module):
+    def __init__(self): super().__init__(); self.bag,self.body,self.head = nn.EmbeddingBag(40, 8),nn.Sequential(nn.Linear(8, 8), nn.ReLU()),nn.Linear(8, K)
+    def forward(self, x): return self.head(self.body(self.bag(x)))
+net('nn.EmbeddingBag', 'own networks', Bag, 'head:input', 'bag', data=tokens)
+class Borrowed(nn.Module):
+    "The prediction is made with the weights of a layer that is never called"
+    def __init__(self): super().__init__(); self.body,self.head = nn.Sequential(nn.Linear(10,8), nn.ReLU(), nn.Linear(8,8), nn.ReLU()),nn.Linear(8,K)
+    def forward(self, x): return F.linear(self.body(x), self.head.weight, self.head.bias)
+net('F.linear with weights of a layer', 'own networks', Borrowed, 'body.3', 'body.1', 'head', data=vectors)
+
+class Cosine(nn.Module):
+    "A head of its own kind, as of ArcFace"
+    def __init__(self): super().__init__(); self.weight = nn.Parameter(torch.randn(K, 8))
+    def forward(self, x): return 10*F.linear(F.normalize(x), F.normalize(self.weight))
+net('a cosine head', 'own networks', lambda: nn.Sequential(nn.Linear(10,8), nn.ReLU(), nn.Linear(8,8), nn.BatchNorm1d(8), Cosine()), '2', '1', head='4:input', data=vectors)
 
 # Targets
 
