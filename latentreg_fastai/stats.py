@@ -262,7 +262,7 @@ def _distances(z, sigma, keep):
         n = a.mul_(1/s).square().sum(1)
         d = torch.addmm(n[:,None] + n, a, a.T, alpha=-2).clamp_min_(0).fill_diagonal_(0)
         root = _root_bandwidth(d, s, sigma, keep)
-        if on_mps or root.square() >= n.amax()/32: return a,s,d,root
+        if on_mps or root.numpy()**2 >= n.numpy().max()/32: return a,s,d,root   # the CPU has these at hand
     z,(i,j) = z.double(),torch.triu_indices(len(z), len(z), 1, device=z.device)
     d = z.new_zeros(len(z), len(z))
     d[i,j] = d[j,i] = torch.pdist(z).square()
