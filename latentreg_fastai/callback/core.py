@@ -328,7 +328,8 @@ def watch(self:LayerCallback,
 def _is_ours(self:LayerCallback, x): return self.training and x is self.learn.xb[0]
 
 @patch
-def before_backward(self:LayerCallback): self.hooks.acting = self.hooks.again = self.hooks.armed   # activation checkpointing runs layers again
+def before_backward(self:LayerCallback):
+    self.hooks.acting = self.hooks.again = self.hooks.armed   # activation checkpointing runs layers again
 @patch
 def after_backward(self:LayerCallback): self.hooks.acting = self.hooks.again = False
 @patch
@@ -504,8 +505,8 @@ def check_outputs(self:LayerCallback,
     used = used_in(self.loss, {j: o for j,o in outs.items() if o.requires_grad})
     for s in sites:
         round_it = used - getattr(s, 'outputs', used)
-        if round_it: raise self.error(f'{s} is passed by on the way to output {signal.positions[min(round_it)]} of the model, of which the loss '
-                                      f'is made too: choose a layer before both part; {signal.would_do()}')
+        if round_it: raise self.error(f'{s} is passed by on the way to output {signal.positions[min(round_it)]} of the model, of which '
+                                      f'the loss is made too: choose a layer before both part; {signal.would_do()}')
 
 # %% ../../nbs/02_callback.core.ipynb #eb214854
 plain_tensors = torch._C.DisableTorchFunctionSubclass # A context in which fastai's tensor classes act, and cost, as plain tensors
@@ -690,7 +691,7 @@ class LatentCallback(WeightedTerm):
     gathers = True # Is `penalty` given the rows of all ranks, under distributed training?
     def __init__(self,
         weight:float|Callable=1., # λ, 0 or more, or a schedule of it, as `SchedCos(0,1)` or `combine_scheds(...)`
-        layer=None, # Where z is: a layer as `get_layer` takes it (its output); by default the last activations of the network, see `SignalPass.activations`
+        layer=None, # Where z is: a layer as `get_layer` takes it (its output); by default the network's last activations
     ):
         super().__init__(weight)
         self.layer = layer
@@ -719,8 +720,8 @@ class LatentCallback(WeightedTerm):
         if not site.reaches:
             raise self.error(f'layer={self.layer!r}: what passes {site} does not reach the prediction; {self.look().would_do()}')
         if site.behind and self.layer is not None:
-            warn(f'{self.name}: layer={self.layer!r} is behind {site.behind.name}, a {type(site.behind.module).__name__}, which sets the scale '
-                 f'of what it gives or drops some of it: a penalty does more before it, at {site.behind.name}:input')
+            warn(f'{self.name}: layer={self.layer!r} is behind {site.behind.name}, a {type(site.behind.module).__name__}, which sets '
+                 f'the scale of what it gives or drops some of it: a penalty does more before it, at {site.behind.name}:input')
         return site
 
     def _capture(self, site, z):
@@ -748,7 +749,8 @@ class LatentCallback(WeightedTerm):
             raise self.error('`penalty` returned a number that is cut off from the features, from which nothing would be learnt: '
                              'make it of z, without detach() or .item()', TypeError)
         if not self._warned and not any(t.requires_grad for t in terms):
-            warn(f'{self.name}: nothing that is trained lies below {self.site}, so the penalty changes no weight: unfreeze, or choose a layer above')
+            warn(f'{self.name}: nothing that is trained lies below {self.site}, so the penalty changes no weight: unfreeze, '
+                 'or choose a layer above')
             self._warned = True
         return terms[0] if len(terms) == 1 else sum(terms)/len(terms)   # a layer that is passed twice is seen twice
 
@@ -829,7 +831,7 @@ class ClasswiseCallback(LatentCallback):
     _seen_labels = () # Of the epoch
     def __init__(self,
         weight:float|Callable=1., # λ, 0 or more, or a schedule of it
-        layer=None, # Where z is: a layer as `get_layer` takes it (its output); by default the last activations of the network, see `SignalPass.activations`
+        layer=None, # Where z is: a layer as `get_layer` takes it (its output); by default the network's last activations
         classwise:bool=True, # Look at classes? If not, targets of any kind will do
         n_classes:int=None, # K; by default from the data loaders, else the width of the model's output
         labels:int|Callable=None, # Where the labels are, if they are not the first target: a position in `yb`, or a function of the learner
