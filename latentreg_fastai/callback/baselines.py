@@ -8,6 +8,7 @@ __all__ = ['CenterLoss', 'DisturbLabel', 'WeightL1']
 # %% ../../nbs/14_callback.baselines.ipynb #e637620a
 from ..checks import *
 from .core import *
+from .terms import *
 from ..layers import *
 from ..data.load import *
 from ..data.groups import *

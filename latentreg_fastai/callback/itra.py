@@ -8,6 +8,7 @@ __all__ = ['ITRA']
 # %% ../../nbs/13_callback.itra.ipynb #f05aa019
 from ..checks import *
 from .core import *
+from .terms import *
 from .rows import *
 from ..data.load import *
 from ..data.groups import *

@@ -11,6 +11,7 @@ from ..layers import *
 from ..signal import *
 from ..targets import *
 from .core import *
+from .terms import *
 from fastai.basics import *
 from fastai.callback.mixup import MixHandler
 

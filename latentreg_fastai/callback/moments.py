@@ -7,6 +7,7 @@ __all__ = ['VarianceRegularizer', 'CovarianceRegularizer', 'ActivationL1']
 
 # %% ../../nbs/11_callback.moments.ipynb #5b55333b
 from .core import *
+from .terms import *
 from ..stats import *
 from fastai.basics import *
 

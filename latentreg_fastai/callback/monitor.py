@@ -11,6 +11,7 @@ from ..signal import *
 from ..targets import *
 from ..checks import *
 from .core import *
+from .terms import *
 from .rows import *
 from ..stats import *
 from fastai.basics import *

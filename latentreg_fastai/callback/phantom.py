@@ -8,6 +8,7 @@ __all__ = ['PhantomEmbedding']
 # %% ../../nbs/12_callback.phantom.ipynb #e637620a
 from ..checks import *
 from .core import *
+from .terms import *
 from .rows import *
 from ..data.load import *
 from ..data.groups import *

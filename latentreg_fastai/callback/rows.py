@@ -8,6 +8,7 @@ __all__ = ['MoreRows', 'LoadedRows', 'BroughtRows', 'InnerRows']
 # %% ../../nbs/04_callback.rows.ipynb #fea57961
 from ..layers import *
 from .core import *
+from .terms import *
 from fastai.basics import *
 from fastai.callback.mixup import MixHandler
 
