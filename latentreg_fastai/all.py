@@ -2,7 +2,8 @@
 from .layers import get_layer,get_layers
 from .signal import latent_layers
 # bases for a callback of one's own
-from .callback.core import LatentCallback,ClasswiseCallback,WeightedTerm,TermCallback,LayerCallback
+from .callback.core import LayerCallback
+from .callback.terms import LatentCallback,ClasswiseCallback,WeightedTerm,TermCallback
 from .callback.mixing import MixingCallback,LayerMixing
 from .callback.rows import MoreRows,LoadedRows,BroughtRows,InnerRows
 from .callback.resume import TrainingSaver

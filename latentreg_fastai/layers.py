@@ -228,7 +228,8 @@ def within_compiled(
     modules, # Some of its layers
 )->bool:
     "Does one of `modules` lie within a part of `model` that was compiled by `torch.compile(part)` or `part.compile()`?"
-    return any(m in o.modules() and (m is not o or '_orig_mod' not in o._modules) for o in model.modules() if is_compiled(o) for m in modules)
+    parts = [o for o in model.modules() if is_compiled(o)]
+    return any(m in o.modules() and (m is not o or '_orig_mod' not in o._modules) for o in parts for m in modules)
 
 class Uncompiled:
     "Within it, or from `start` to `stop`, torch compiles nothing and runs nothing compiled; several may overlap"

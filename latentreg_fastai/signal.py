@@ -210,7 +210,8 @@ class SignalPass:
     def _outputs(self, o):
         "The tensors of the model's output that something can be learnt from, its prediction first"
         pred = prediction_of(o)
-        if not isinstance(pred, Tensor): raise TypeError(f'the model returns {type(o).__name__}, in which there is no tensor of predictions')
+        if not isinstance(pred, Tensor):
+            raise TypeError(f'the model returns {type(o).__name__}, in which there is no tensor of predictions')
         last = lambda t: (t is not pred, t.ndim == 0)
         outs = sorted(((i,t) for i,t in enumerate(tensors_in(o)) if t.requires_grad), key=lambda p: last(p[1]))
         self.positions = [i for i,_ in outs]             # in the model's output
@@ -423,7 +424,8 @@ def head(self:SignalPass)->LayerPass:
     whole = last is not None and 0 in last.out.together | last.out.outputs
     if whole and not self.late: return last
     what = (f'weights that are used behind {last.name} make the prediction, and they are not those of one layer' if whole else
-            f'{last.name} is the last layer with weights, and not all of the signal passes it' if last else 'no layer with weights makes the prediction')
+            f'{last.name} is the last layer with weights, and not all of the signal passes it' if last else
+            'no layer with weights makes the prediction')
     raise ValueError(f"{what}, so `layer` must be given; {self.hidden() or layer_names(self.model)}")
 
 @patch
@@ -568,7 +570,7 @@ def latent_layers(
         try: return [str(s) for s in f()]
         except ValueError: return []
     uses = [('penalty', sites(lambda: [signal.activations()])), ('phantom', sites(lambda: [signal.embedding()])),
-            ('mixup', sites(lambda: mixing_sites(model, xb, look=lambda: signal))), ('all', sites(lambda: mixing_sites(model, xb, 'all', look=lambda: signal)))]
+            *((u, sites(lambda: mixing_sites(model, xb, which, look=lambda: signal))) for u,which in (('mixup',None),('all','all')))]
     def row(name, module, side):
         default = ', '.join(u for u,names in uses if name in names and not (u == 'all' and name in uses[2][1]))
         out = side.shape[1:]

@@ -140,19 +140,19 @@ def classwise_variance_penalty(
 # %% ../nbs/00_stats.ipynb #674be637
 def _classwise_covariance(z, y, n_classes):
     n,i = z.shape
-    rows,grad,s,size = (_by_outer if i*i <= n else _by_gram)(z, y)
-    factor = s/(n_classes*i*(i-1))/size
-    return (rows*factor).sum().clamp_min(0), grad, factor*4
+    total,grad,s,size = (_by_outer if i*i <= n else _by_gram)(z, y)
+    factor = s/(n_classes*i*(i-1))
+    return total.clamp_min(0)*factor, grad, factor*4/size
 
 def _by_gram(z, y):
-    "The gradient of Σ_k Σ_{i≠j} (c_ij^k)² times class sizes over 4s, behind its product with the activations, (N, 1); s; class sizes"
+    "Σ_k Σ_{i≠j} (c_ij^k)² over s, a quarter of its gradient over s, yet to be divided by class sizes, s, and the sizes, by N×N matrices"
     d,mean,size = _centred_by_class(z, y)
     c = d@d.T
     s = _largest(c.diagonal())
     c.mul_(mean.mul_(1/s))
     v = mean@d.square()
     grad = (c@d).addcmul_(v, d, value=-1)
-    return torch.mul(grad, d, out=v).sum(1, keepdim=True), grad, s, size
+    return (torch.mul(grad, d, out=v).sum(1, keepdim=True)/size).sum(), grad, s, size
 
 def _by_outer(z, y):
     "The same as `_by_gram`, from a sum of I×I matrices for each class, which is cheaper if I² ≤ N"
@@ -166,8 +166,7 @@ def _by_outer(z, y):
     u = d/s
     c = z.new_zeros(n, i, i).index_add_(0, slot, u[:,:,None]*u[:,None]/size[...,None])
     c.diagonal(dim1=1, dim2=2).zero_()
-    grad = (c[slot]@d[...,None])[...,0]
-    return (grad*d).sum(1, keepdim=True), grad, s*s, size
+    return c.square().sum()*s*s, (c[slot]@d[...,None])[...,0], s*s, size
 
 # %% ../nbs/00_stats.ipynb #569a81df
 @_statistic

@@ -5,6 +5,7 @@ from fastai.vision.gan import GANLearner,FixedGANSwitcher
 import pytest
 from latentreg_fastai.all import *
 from latentreg_fastai.callback.core import *
+from latentreg_fastai.callback.terms import *
 from latentreg_fastai.checks import *
 from latentreg_fastai.layers import *
 from latentreg_fastai.signal import *

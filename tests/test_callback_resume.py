@@ -4,7 +4,7 @@ from fastai.callback.tracker import SaveModelCallback,EarlyStoppingCallback,Redu
 from contextlib import nullcontext
 from fastai.callback.training import GradientAccumulation
 from fastai.callback.fp16 import MixedPrecision
-from latentreg_fastai.callback.core import KeepsState
+from latentreg_fastai.callback.terms import KeepsState
 from common import *
 
 def test_other_callbacks_when_going_on(tmp_path):

@@ -4,7 +4,8 @@ import pytest
 from contextlib import nullcontext
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.training import GradientAccumulation
-from latentreg_fastai.callback.core import KeepsState,LeftOut
+from latentreg_fastai.callback.core import LeftOut
+from latentreg_fastai.callback.terms import KeepsState
 from common import *
 
 # A state is learnt from batches with whose gradients a step was taken

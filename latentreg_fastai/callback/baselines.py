@@ -8,6 +8,7 @@ __all__ = ['CenterLoss', 'DisturbLabel', 'WeightL1']
 # %% ../../nbs/14_callback.baselines.ipynb #e637620a
 from ..checks import *
 from .core import *
+from .terms import *
 from ..layers import *
 from ..data.load import *
 from ..data.groups import *
@@ -23,7 +24,7 @@ class CenterLoss(KeepsState, ClasswiseCallback):
     def __init__(self,
         weight:float|Callable=.1, # λ, 0 or more, or a schedule of it
         lr:float=.5, # Rate at which centres follow (the paper's α), above 0 and up to 1
-        layer=None, # Where the features are: a layer as `get_layer` takes it (its output); by default the network's last activations, see `SignalPass.activations`
+        layer=None, # Where the features are: a layer as `get_layer` takes it (its output); by default the network's last activations
         n_classes:int=None, # K; by default from the data loaders, else the width of the model's output
         labels:int|Callable=None, # Where the labels are, if they are not the first target: a position in `yb`, or a function of the learner
     ):
@@ -83,7 +84,8 @@ class DisturbLabel(LayerCallback):
         super().setup()
         self.K,self._seen,self._fits,self._looked = self.find_n_classes(),[],False,False
         mixers = [cb.order for cb in self.learn.cbs if isinstance(cb, MixHandler)]
-        self.order = min([type(self).order, *[o - .5 for o in mixers]])   # fastai's MixUp and CutMix come early, and keep the partners' labels
+        # fastai's MixUp and CutMix come early, and keep the partners' labels
+        self.order = min([type(self).order, *[o - .5 for o in mixers]])
         if self.p == 0: return
         self.check_classes('it')
         if self.K is not None: return

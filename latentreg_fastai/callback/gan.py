@@ -10,6 +10,7 @@ from ..layers import *
 from ..signal import *
 from ..checks import *
 from .core import *
+from .terms import *
 from .mixing import check_something_to_mix
 from fastai.basics import *
 from fastai.vision.gan import GANModule

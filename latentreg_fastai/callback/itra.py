@@ -8,6 +8,7 @@ __all__ = ['ITRA']
 # %% ../../nbs/13_callback.itra.ipynb #f05aa019
 from ..checks import *
 from .core import *
+from .terms import *
 from .rows import *
 from ..data.load import *
 from ..data.groups import *
@@ -22,7 +23,7 @@ class ITRA(KeepsState, ClasswiseCallback):
     def __init__(self,
         weight:float|Callable=0.6, # λ, 0 or more, or a schedule of it
         classwise:bool=True, # The mean of the MMD within each class (ITRA-c, Eq. 5), or, if not, that of the whole (Eq. 3)
-        layer=None, # Where the features are: a layer as `get_layer` takes it (its output); by default the network's last activations, see `SignalPass.activations`
+        layer=None, # Where the features are: a layer as `get_layer` takes it (its output); by default the network's last activations
         source:str='dataset', # The second batch is loaded beside the first, `'split'` from it, or a `'queue'` of features of earlier ones
         sigma:float|Callable=None, # Bandwidth σ > 0, or a function of the squared distances of all pairs; by default their median
         warmup:float=0.2, # The share of training before the weight rises from 0

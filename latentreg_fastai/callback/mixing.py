@@ -11,6 +11,7 @@ from ..layers import *
 from ..signal import *
 from ..targets import *
 from .core import *
+from .terms import *
 from fastai.basics import *
 from fastai.callback.mixup import MixHandler
 
@@ -60,7 +61,8 @@ class MixingCallback(LayerCallback):
         "Mix the rows of `t`, in a batch for which λ was drawn"
         if self.lam is None: raise self.error('no λ was drawn for this batch: call begin_mixing() first, and mix only if it says so')
         if not isinstance(t, Tensor) or not t.is_floating_point():
-            raise self.error(f'`mix` takes a tensor of floating numbers, not {t.dtype if isinstance(t, Tensor) else type(t).__name__}', TypeError)
+            got = t.dtype if isinstance(t, Tensor) else type(t).__name__
+            raise self.error(f'`mix` takes a tensor of floating numbers, not {got}', TypeError)
         self._mixed = True
         if not self.per_item: return torch.lerp(t.roll(self.shift, 0), t, self.lam)
         full = t.float() if t.dtype in (torch.float16,torch.bfloat16) else t   # λ is not rounded
@@ -180,7 +182,8 @@ class LayerMixing(MixingCallback):
             except (TypeError,ValueError) as e: raise self.error(f'layers={self.eligible!r}: {e}', type(e)) from None
             self._new = True
             if self.eligible in (None,'all') and len(self._sites) == self.input_mixup:
-                warn(f'{self.name}: no layer was found where all of the signal passes, so the input alone is mixed; see latent_layers(model, *xb)')
+                warn(f'{self.name}: no layer was found where all of the signal passes, so the input alone is mixed; '
+                     'see latent_layers(model, *xb)')
         return self._sites[self._below(len(self._sites))]
 
     def before_batch(self):

@@ -11,6 +11,7 @@ from ..signal import *
 from ..targets import *
 from ..checks import *
 from .core import *
+from .terms import *
 from .rows import *
 from ..stats import *
 from fastai.basics import *
@@ -45,11 +46,12 @@ class LatentMonitor(LayerCallback):
     "Record the distance of same-class pairs of two batches (ITRA, Fig. 1) and the class-wise variance; training is not touched"
     order = MixHandler.order-1   # sees a batch before any other callback changes it
     fit_state = '_before','_now','_seen'
-    _before,_now,_seen,_measures = None,None,(),()   # inputs and labels of two batches; the labels of what was measured in an epoch; the columns
+    _before,_now = None,None                             # inputs and labels of two batches
+    _seen,_measures = (),()                              # the labels of what was measured in an epoch; the columns
     _ignored = -100   # the label of samples without one
     def __init__(self,
         every:int=10, # Measure every so many steps
-        layer=None, # A layer as `get_layer` takes it (its output); by default the network's last activations, see `SignalPass.activations`
+        layer=None, # A layer as `get_layer` takes it (its output); by default the network's last activations
         normalize:bool=True, # The distance relative to that of all pairs?
         n_classes:int=None, # K; by default from the data loaders, else the width of the model's output
     ):

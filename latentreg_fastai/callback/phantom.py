@@ -8,6 +8,7 @@ __all__ = ['PhantomEmbedding']
 # %% ../../nbs/12_callback.phantom.ipynb #e637620a
 from ..checks import *
 from .core import *
+from .terms import *
 from .rows import *
 from ..data.load import *
 from ..data.groups import *
@@ -24,7 +25,7 @@ class PhantomEmbedding(TermCallback):
     def __init__(self,
         k:int=2, # Samples in a cluster, the main one among them; 1 switches the callback off
         alpha:float=1., # The share of the main sample's loss ~ Beta(alpha, alpha), one draw a batch; above 0
-        layer=None, # Where the embedding is: a layer as `get_layer` takes it (its output); by default the input of the layer that makes the prediction
+        layer=None, # Where the embedding is: a layer as `get_layer` takes it (its output); by default what enters the last one
         source:str='dataset', # Where partners come from: `'dataset'`, loaded beside the batch, or `'batch'`, the batch at hand
         aggregate:str|Callable='mean', # `'mean'`, or a function of the clusters' embeddings, (N, k, ...), that returns (N, ...)
         naive:bool=False, # Train on the phantom alone (Eq. 2)?
@@ -59,7 +60,8 @@ class PhantomEmbedding(TermCallback):
         super().setup()
         if self.is_on: self.check_classes(self._needs)
         for cb in self.learn.cbs if self.is_on else ():
-            if getattr(cb, 'changes_labels', False): self.refuse(cb, 'gives samples labels that are not those of their cluster; take one of the two')
+            if not getattr(cb, 'changes_labels', False): continue
+            self.refuse(cb, 'gives samples labels that are not those of their cluster; take one of the two')
         self.site,self._impure = None,[]
         self._named = None if self.layer is None else self.find_sites(self.layer)[-1]   # before the first batch
 

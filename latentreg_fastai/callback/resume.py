@@ -7,6 +7,7 @@ __all__ = ['TrainingSaver']
 
 # %% ../../nbs/05_callback.resume.ipynb #f80fff1c
 from .core import *
+from .terms import *
 from fastai.basics import *
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.tracker import TrackerCallback,ReduceLROnPlateau

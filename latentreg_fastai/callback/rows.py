@@ -8,6 +8,7 @@ __all__ = ['MoreRows', 'LoadedRows', 'BroughtRows', 'InnerRows']
 # %% ../../nbs/04_callback.rows.ipynb #fea57961
 from ..layers import *
 from .core import *
+from .terms import *
 from fastai.basics import *
 from fastai.callback.mixup import MixHandler
 
@@ -83,7 +84,9 @@ def after_pred(self:MoreRows):
 
 @patch
 def after_loss(self:MoreRows):
-    if self._on and not self._looked and self.rows_out != self.n_own: self.owner.check_loss('it would cover the rows beside the batch'); self._looked = True
+    if not self._on or self._looked or self.rows_out == self.n_own: return
+    self.owner.check_loss('it would cover the rows beside the batch')
+    self._looked = True
 
 # %% ../../nbs/04_callback.rows.ipynb #7de4bc72
 def longest_text(model):

@@ -10,6 +10,7 @@ from ..layers import *
 from ..targets import *
 from ..checks import *
 from .core import *
+from .terms import *
 from .mixing import *
 from .rows import *
 from ..data.load import *

@@ -9,6 +9,7 @@ __all__ = ['VarMixup']
 from ..layers import *
 from ..checks import *
 from .core import *
+from .terms import *
 from .mixing import *
 from fastai.basics import *
 
