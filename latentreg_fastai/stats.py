@@ -52,7 +52,7 @@ class _WithGradient(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, g):
         grad,factor = ctx.saved_tensors
-        return (grad*(g*factor), None, *[None]*ctx.n)
+        return (grad*g*factor, None, *[None]*ctx.n)       # in this order: where the gradient is 0, g·factor may be beyond float32
 
 def _largest(d):
     "The largest entry of `d`, which has one above 0 unless all are 0; never 0 itself, ()"

@@ -609,14 +609,16 @@ def outcome(case):
     base = run(case, ours=False)
     if base.error is not None: return 'baseline',of_error(base.error),notes
     if 'loss' in base.bad or 'parameters' in base.bad: return 'baseline','not finite',notes
+    if res.error is None and largest(base.model) > BRINK: return 'baseline',f'parameters beyond {BRINK:.0e}, all but infinite',notes
     if res.error is not None: return 'fault',of_error(res.error),notes
     return 'fault',f"not finite, {' and '.join(n for n in bad if n not in ('loss','what is differentiated')) or 'loss'}: {names}",notes
 
-BEYOND = 1e6
+BEYOND,BRINK = 1e6,1e15
+def largest(model): return max(p.abs().max() for p in model.parameters() if p.numel())
 def explodes(case, res):
     "Does a callback throw parameters far off, with inputs of no great size?"
     small = case['features'] not in ('outlier','1e+03','1e+06','1e+10','1e+20') and 'sum' not in case['loss']
-    return small and max(p.abs().max() for p in res.model.parameters() if p.numel()) > BEYOND
+    return small and largest(res.model) > BEYOND
 
 def hides_nan(case, res):
     "Is a penalty of features finite in all batches where one sample is NaN?"

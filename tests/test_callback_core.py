@@ -375,6 +375,12 @@ def test_a_term_that_breaks_the_weights_is_told(name, bs):
     plain.fit(1, 1e-25)
     assert all(p.isfinite().all() for p in plain.model.parameters())
 
+def test_weights_that_break_an_epoch_later_are_told():
+    "Huge after the first epoch's only batch, and NaN after the second's, whose loss is NaN from the start"
+    learn = vast_learner(1e6, bs=24)
+    msg = raises(['Squares', 'the weights are no longer finite', 'beside a loss of'], lambda: learn.fit(3, 1e5, cbs=Squares(1e5)))
+    assert learn.epoch == 1 and np.isfinite(learn.recorder.terms['squares_loss']).tolist() == [True,False]
+
 def test_a_loss_that_breaks_by_itself_is_left_to_fastai():
     learn = vast_learner(1., loss_func=lambda p,y: F.cross_entropy(p, y)*1e38*(1e38 if learn.training and learn.iter else 1.))
     learn.fit(1, 1e-2, cbs=Squares(1e-3))                 # far below the loss

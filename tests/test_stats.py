@@ -349,6 +349,22 @@ def test_features_that_are_all_the_same(name, squared, dtype):
         assert value.isfinite() and value >= 0 and g1.isfinite().all() and g2.isfinite().all()
         same(value, torch.zeros_like(value), 1e-6)
 
+ALL = {**FAST, **{n: lambda z, y, f=f: f(z[:4], y[:4], z[4:], y[4:]) for n,f in MMD.items()}}
+@pytest.mark.parametrize('name', ALL)
+@pytest.mark.parametrize('g', [1e-6,.3,5.,1e4,65536.])
+@pytest.mark.parametrize('dtype', [torch.float32,torch.float64])
+def test_the_weight_of_a_term_scales_its_gradient(name, g, dtype):
+    "A weight, or a scaler of gradients, of any size: 0 for rows that are equal, and the weight times the gradient for others"
+    y = tensor([0,1,2,0,1,2,0,0])
+    equal = torch.full((8,5), 1/3, dtype=dtype).requires_grad_()
+    (g*ALL[name](equal, y)).backward()
+    assert name == 'L1' or (equal.grad == 0).all(), equal.grad
+    for scale in (1e-3, 1., 1e3):
+        z,whole = [(features(8, 5)*scale).to(t).requires_grad_() for t in (dtype,torch.float64)]
+        (g*ALL[name](z, y)).backward()
+        ALL[name](whole, y).backward()
+        torch.testing.assert_close((z.grad/g).double(), whole.grad, rtol=1e-3, atol=1e-4*whole.grad.abs().max().item())
+
 @both
 def test_most_features_the_same(name):
     "σ is 0, though some differ: finite all the same, with either dtype"

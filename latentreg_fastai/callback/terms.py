@@ -275,7 +275,7 @@ class TermRecorder(LayerCallback):
 
     def before_fit(self):
         super().before_fit()
-        self.mean,self.steps,self._first = None,[],True
+        self.mean,self.steps,self._first,self._last = None,[],True,(0.,0.,0.)   # the last term, loss and weight while the loss was finite
         if not hasattr(self, 'recorder'): return
         names = self.recorder.metric_names
         names.insert(len(names) - self.recorder.add_time, self.cb.term_name)
@@ -307,7 +307,7 @@ class TermRecorder(LayerCallback):
         if lost:
             raise self.cb.error(f'the term {self.cb.term_name} was not finite in {lost} of {len(steps)} batches in which the loss was: '
                                 f'its features are NaN, or too large for it; {do}')
-        v,l,w = said[-1] if said else (0.,0.,0.)
+        v,l,w = self._last = said[-1] if said else self._last
         if w*abs(v) <= abs(l) or all(p.isfinite().all() for p in self.model.parameters()): return
         raise self.cb.error(f'the weights are no longer finite, and when the loss last was, {w:.3g}·{self.cb.term_name} was {w*v:.3g} beside '
                             f'a loss of {l:.3g}: {do}')
