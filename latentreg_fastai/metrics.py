@@ -25,15 +25,8 @@ def kind_of(t):
     "Data type and shape of a tensor, or the type of anything else, for an error message"
     return f'{str(t.dtype)[6:]} of shape {tuple(t.shape)}' if isinstance(t, Tensor) else type(t).__name__
 
-def core_loss(loss_func):
-    "The function that `loss_func` wraps, as fastai's flat losses and partials do, or `loss_func` itself"
-    while callable(getattr(loss_func, 'func', None)): loss_func = loss_func.func
-    return loss_func
-
 # %% ../nbs/21_metrics.ipynb #d9785d61
-_of_logits = nn.BCEWithLogitsLoss,nn.MultiLabelSoftMarginLoss,F.binary_cross_entropy_with_logits,F.multilabel_soft_margin_loss
-_of_probs,_of_classes = (nn.BCELoss,F.binary_cross_entropy),(nn.CrossEntropyLoss,nn.NLLLoss,F.cross_entropy,F.nll_loss)
-def _is(f, kinds): return any(f is k or (isinstance(k, type) and isinstance(f, k)) for k in kinds)
+_of_classes = nn.CrossEntropyLoss,nn.NLLLoss,F.cross_entropy,F.nll_loss
 
 def activation_of(learn, act=None):
     "What turns the predictions of `learn` into those that fastai shows: `act`, else the loss function's `activation`, else a softmax"
@@ -53,15 +46,15 @@ def _of_one_output(loss, act, own, device):
         low,high = (float(f(torch.full((1,1), v, dtype=torch.float64, device=device)).view(())) for v in (-1.,2.))
         return low != high and (f is act or 0 <= low <= 1 >= high >= 0)   # a softmax of one output is always 1
     if act: return (lambda x: both_classes(act(x))) if found(act) else None
-    if _is(loss, _of_logits): return lambda x: F.softmax(torch.cat([0*x, x], 1), 1)   # also right where a sigmoid would be 1
-    if _is(loss, _of_probs): return both_classes
+    if reads_outputs_as(loss) == 'logits': return lambda x: F.softmax(torch.cat([0*x, x], 1), 1)   # also right where a sigmoid would be 1
+    if reads_outputs_as(loss) == 'probabilities': return both_classes
     return (lambda x: both_classes(own(x))) if own and found(own) else None
 
 def probabilities_of(who, learn, act=None, strict=True):
     """A function that makes probabilities, (N, K), in float64, of what the model of `learn` returns: with `act`, else as its loss says.
     One output whose probability nothing tells raises a `TypeError` or, if not `strict`, stays as it is"""
     loss,own,found = core_loss(learn.loss_func),getattr(learn.loss_func, 'activation', None),[]
-    if _is(loss, _of_classes) and getattr(own, '__func__', own) in (noop,noops): own = None   # of a `BaseLoss`
+    if is_loss(loss, _of_classes) and getattr(own, '__func__', own) in (noop,noops): own = None   # of a `BaseLoss`
     def f(out):
         x = to_double(prediction_of(out))
         if not has_one_output(x): return (act or own or partial(F.softmax, dim=-1))(x)

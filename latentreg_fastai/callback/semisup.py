@@ -109,19 +109,14 @@ def after_loss(self:SemiSupervisedMixup):
     super(SemiSupervisedMixup, self).after_loss()         # of the labelled rows
     if self.weight_now: WeightedTerm.after_loss(self)
 
-_sigmoids = nn.BCEWithLogitsLoss,nn.MultiLabelSoftMarginLoss,F.binary_cross_entropy_with_logits,F.multilabel_soft_margin_loss
-_as_they_are = nn.BCELoss,F.binary_cross_entropy
-
 @patch
 def find_activation(self:SemiSupervisedMixup)->Callable:
     "The loss function's `activation`; else a sigmoid, a softmax or nothing, as the loss reads outputs"
-    loss = inner = self.loss_func
+    loss,read = self.loss_func,reads_outputs_as(self.loss_func)
     act = getattr(loss, 'activation', None)
     if act and getattr(act, '__func__', act) not in (noop,noops): return act   # what fastai's `BaseLoss` has says nothing
-    while callable(getattr(inner, 'func', None)): inner = inner.func   # of a partial
-    is_one = lambda fs: any(inner is f or (isinstance(f, type) and isinstance(inner, f)) for f in fs)
-    if is_one(_sigmoids): return torch.sigmoid
-    classes = False if is_one(_as_they_are) else are_classes(SimpleNamespace(), loss)   # what the loss alone says
+    if read == 'logits': return torch.sigmoid
+    classes = False if read else are_classes(SimpleNamespace(), loss)   # what the loss alone says
     if classes is None and self.yb[0].is_floating_point():
         raise self.error(f'{loss} does not say how outputs become predictions: give it an attribute `activation`, as torch.sigmoid')
     return noop if classes is False else partial(F.softmax, dim=1)
