@@ -297,3 +297,19 @@ def test_a_monitor_of_a_layer_before_an_operation_in_place(layer):
         learn = new_learner(model=inplace(k))
         learn.fit(1, 1e-2, cbs=LatentMonitor(1, layer=layer)); res.append([v for vs in learn.recorder.terms.values() for v in vs[1:]])
     assert res[0] == res[1] and all(map(math.isfinite, res[0]))
+
+class Shorter(ItemTransform):
+    "Every other batch is one place shorter"
+    def __init__(self): self.odd = False
+    def encodes(self, b): self.odd = not self.odd; return (b[0][...,:-1] if self.odd else b[0],*b[1:])
+
+def test_features_that_vary_in_length():
+    "There is no distance between them; behind a pooling there is"
+    x,y = torch.randn(24, 2, 6, generator=torch.Generator().manual_seed(0)),data()[1]
+    def make():
+        dls = DataLoaders(TensorDL((x,y), bs=8, shuffle=True, vocab=range(3), after_batch=Shorter()), TensorDL((x,y), bs=8), device='cpu')
+        return new_learner(model=nn.Sequential(nn.Conv1d(2, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 3)), dls=dls)
+    refused(['LatentMonitor', '(4, 5)', '(4, 6)', 'pooling'], make(), LatentMonitor(1, layer='1'), trained=True)
+    learn = make()
+    learn.fit(1, 1e-2, cbs=LatentMonitor(1, layer='2'))
+    assert all(len(v) == 3 and all(map(math.isfinite, v[1:])) for v in learn.recorder.terms.values())

@@ -99,6 +99,9 @@ def after_step(self:LatentMonitor):
     if self._now is None or self._before is None or (self.train_iter+1) % self.every: return
     with plain_tensors(), evaluating(self.model), torch.no_grad():
         (z1,y1),(z2,y2) = ((self._look(x, y),y) for x,y in (self._before,self._now))
+        if z1.shape[1:] != z2.shape[1:]:
+            raise self.error(f'{self.site} gives features of shape {tuple(z1.shape[1:])} in one batch and {tuple(z2.shape[1:])} in the next, which '
+                             'have no distance: choose a `layer` of one shape, as one behind a pooling')
         if self.K is None: self.K = max(2, self.output_width() or 2)   # one output is for two classes
         own = self.without_ignored(y2)                   # a class of one sample adds 0
         values = pair_distance(z1, y1, z2, y2, self.normalize, self._ignored), classwise_variance_penalty(z2, own, self.K)
