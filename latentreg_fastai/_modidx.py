@@ -562,6 +562,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                           'latentreg_fastai/callback/core.py'),
                                                 'latentreg_fastai.callback.core.TermRecorder._begin': ( 'callback.core.html#termrecorder._begin',
                                                                                                         'latentreg_fastai/callback/core.py'),
+                                                'latentreg_fastai.callback.core.TermRecorder._check': ( 'callback.core.html#termrecorder._check',
+                                                                                                        'latentreg_fastai/callback/core.py'),
                                                 'latentreg_fastai.callback.core.TermRecorder.after_batch': ( 'callback.core.html#termrecorder.after_batch',
                                                                                                              'latentreg_fastai/callback/core.py'),
                                                 'latentreg_fastai.callback.core.TermRecorder.after_train': ( 'callback.core.html#termrecorder.after_train',

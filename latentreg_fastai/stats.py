@@ -140,19 +140,19 @@ def classwise_variance_penalty(
 # %% ../nbs/00_stats.ipynb #674be637
 def _classwise_covariance(z, y, n_classes):
     n,i = z.shape
-    value,grad,s,size = (_by_outer if i*i <= n else _by_gram)(z, y)
-    factor = s/(n_classes*i*(i-1))
-    return value*factor*s, grad, factor*4/size
+    rows,grad,s,size = (_by_outer if i*i <= n else _by_gram)(z, y)
+    factor = s/(n_classes*i*(i-1))/size
+    return (rows*factor).sum().clamp_min(0), grad, factor*4
 
 def _by_gram(z, y):
-    "S = Σ_k Σ_{i≠j} (c_ij^k)² over s², a quarter of its gradient times class sizes over s, s, and the sizes, from N×N matrices"
+    "The gradient of Σ_k Σ_{i≠j} (c_ij^k)² times class sizes over 4s, behind its product with the activations, (N, 1); s; class sizes"
     d,mean,size = _centred_by_class(z, y)
     c = d@d.T
     s = _largest(c.diagonal())
     c.mul_(mean.mul_(1/s))
     v = mean@d.square()
-    rows = torch.linalg.vector_norm(v, dim=1, keepdim=True)
-    return (c.square().sum() - (rows.square()/size).sum()).clamp_min(0), (c@d).addcmul_(v, d, value=-1), s, size
+    grad = (c@d).addcmul_(v, d, value=-1)
+    return torch.mul(grad, d, out=v).sum(1, keepdim=True), grad, s, size
 
 def _by_outer(z, y):
     "The same as `_by_gram`, from a sum of I×I matrices for each class, which is cheaper if I² ≤ N"
@@ -166,7 +166,8 @@ def _by_outer(z, y):
     u = d/s
     c = z.new_zeros(n, i, i).index_add_(0, slot, u[:,:,None]*u[:,None]/size[...,None])
     c.diagonal(dim1=1, dim2=2).zero_()
-    return c.square().sum(), (c[slot]@d[...,None])[...,0], s*s, size
+    grad = (c[slot]@d[...,None])[...,0]
+    return (grad*d).sum(1, keepdim=True), grad, s*s, size
 
 # %% ../nbs/00_stats.ipynb #569a81df
 @_statistic
@@ -261,7 +262,7 @@ def _distances(z, sigma, keep):
         n = a.mul_(1/s).square().sum(1)
         d = torch.addmm(n[:,None] + n, a, a.T, alpha=-2).clamp_min_(0).fill_diagonal_(0)
         root = _root_bandwidth(d, s, sigma, keep)
-        if on_mps or root.square() >= n.amax()/32: return a,s,d,root
+        if on_mps or root.numpy()**2 >= n.numpy().max()/32: return a,s,d,root   # the CPU has these at hand
     z,(i,j) = z.double(),torch.triu_indices(len(z), len(z), 1, device=z.device)
     d = z.new_zeros(len(z), len(z))
     d[i,j] = d[j,i] = torch.pdist(z).square()

@@ -367,7 +367,7 @@ def draw(
     case['drop_last'] = r.random() < .3
     case['target'] = r.choice(['mask','mask ignored']) if kind == 'mask' else r.choices([t for t in TARGETS if t[:4] != 'mask'], [30,2,1.5,1.5,1,1,1.5,1.5,1,1.5,1.5,1,1.5,1,1,.3])[0]
     if kind in ('dict','tuple') and case['target'] == 'class and number': case['target'] = 'classes'   # `n_inp` is not known
-    if case['net'] == 'auxiliary': case['output'] = 'plain'
+    if case['net'] == 'auxiliary': case.update(output='plain', target='number' if case['target'] == 'flat' else case['target'])
     case['classes'] = r.choice([2,3,3,5])
     case['pattern'] = odd('all', list(PATTERNS), .5)
     if case['pattern'] == 'ignored' and (case['target'] not in ONE_CLASS or case['bs'] + case['rest'] < 4 or case['rest'] < 2): case['pattern'] = 'random'
@@ -394,7 +394,7 @@ def draw(
     case['optimizer'],case['fit'],case['joined'] = r.choice(['Adam','SGD']),odd('fit', ['one cycle'], .15),odd('fit', ['learner'], .25)
     mates = [t for t in THEIRS if t not in ('MixUp','CutMix') or case['loss'] in FLAT or case['target'] in ('one-hot','soft','multi-label','vector')]
     if kind not in ('image','mask') or case['target'] != 'classes' or case['loss'] not in FLAT: mates = [t for t in mates if t != 'CutMix']
-    if case['dtype'] != 'float32' or case['bs'] == 1 or case['output'] != 'plain' or kind in ('tokens','table','dict','tuple','two','mask'): mates = [t for t in mates if t not in ('MixUp','CutMix')]
+    if case['dtype'] != 'float32' or case['bs'] == 1 or case['output'] != 'plain' or case['net'] == 'auxiliary' or kind in ('tokens','table','dict','tuple','two','mask'): mates = [t for t in mates if t not in ('MixUp','CutMix')]
     if case['output'] == 'named': mates = [t for t in mates if t != 'MixedPrecision']
     if case['net'] in (*NORM_NETS,'cnn','resnet') or case['head'] in NORM_HEADS: mates = [t for t in mates if t != 'overflow']   # it spoils running statistics
     if case['target'] == 'none' or kind == 'tokens' or case['net'] == 'categories': mates = ['GradientClip']

@@ -347,3 +347,56 @@ def test_few_levels_above_a_callback(name):
     "At most five classes between `Callback` and a method"
     def depth(c): return 0 if c is Callback else 1 + max(depth(b) for b in c.__bases__ if issubclass(b, Callback))
     assert 1 <= depth(type(CALLBACKS[name][0]())) - 1 <= 5
+
+# Terms and weights that cease to be finite
+
+def vast_learner(scale, bs=8, **kwargs):
+    (x,y),(vx,vy) = data(),data(12, seed=1)
+    return new_learner(model=nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 3)), dls=tensor_dls((x*scale,y), (vx,vy), bs=bs, device='cpu'), opt_func=SGD, metrics=[], **kwargs)
+
+class Squares(LatentCallback):
+    def penalty(self, z, *yb): return z.square().mean()
+class Steep(LatentCallback):
+    "Small and finite, with a gradient that is not"
+    def penalty(self, z, *yb): return (z - z.detach()).square().sum().sqrt() + 5
+ENDS = {'value': (lambda: Squares(), 1e20, 'the term squares_loss was not finite'), 'gradient': (lambda: Squares(1e6), 5e17, 'the weights are no longer finite'), 'gradient alone': (lambda: Steep(), 1., 'the weights are no longer finite'),
+        'of the library': (lambda: VarianceRegularizer(classwise=False), 1e20, 'not finite')}
+
+@pytest.mark.parametrize('name', ENDS)
+@pytest.mark.parametrize('bs', [8,24])
+def test_a_term_that_breaks_the_weights_is_told(name, bs):
+    "At the end of the epoch, whether batches follow or not; the learner is as it was, and the same network trains without the term"
+    make,scale,what = ENDS[name]
+    learn = vast_learner(scale, bs)
+    msg = raises([type(make()).__name__, what], lambda: learn.fit(1, 1e-25, cbs=make()))
+    if 'weights' in what: assert 'beside a loss of' in msg
+    assert not hooks(learn.model) and not any(isinstance(cb, (LayerCallback,TermRecorder)) for cb in learn.cbs)
+    plain = vast_learner(scale, bs)
+    plain.fit(1, 1e-25)
+    assert all(p.isfinite().all() for p in plain.model.parameters())
+
+def test_a_loss_that_breaks_by_itself_is_left_to_fastai():
+    learn = vast_learner(1., loss_func=lambda p,y: F.cross_entropy(p, y)*1e38*(1e38 if learn.training and learn.iter else 1.))
+    learn.fit(1, 1e-2, cbs=Squares(1e-3))                 # far below the loss
+    assert not all(p.isfinite().all() for p in learn.model.parameters())
+
+def test_a_term_above_the_loss_is_no_fault():
+    "And a batch whose loss is not finite, but whose step is skipped, is none either"
+    class Skipped(Callback):
+        run_valid = False
+        def before_batch(self):
+            if self.iter == 1: self.learn.xb = (self.x*math.inf,)
+        def before_step(self):
+            if self.iter == 1: raise CancelStepException
+    for cbs in ([], [Skipped()]):
+        learn = vast_learner(1.)
+        learn.fit(1, 1e-3, cbs=[Squares(100.), *cbs])
+        assert 100*learn.recorder.terms['squares_loss'][0] > 2*learn.recorder.losses[0] and all(p.isfinite().all() for p in learn.model.parameters())
+
+class Mirror(LatentCallback):
+    finite = False
+    def penalty(self, z, *yb): return z.sum()/0
+def test_a_term_may_say_that_it_need_not_be_finite():
+    learn = vast_learner(1.)
+    learn.fit(1, 1e-2, cbs=Mirror())
+    assert not np.isfinite(learn.recorder.terms['mirror_loss']).any()

@@ -153,6 +153,15 @@ def test_a_loss_that_is_not_finite(make):
     learn.fit(1, 1e-3, cbs=[cb, NaNs(), Probe(run_valid=False, after_backward=lambda l: noted.append([n[0].item() for n in cb.waiting]))])
     assert noted == [[True],[False],[True]]
 
+def test_a_state_is_a_copy():
+    "What is taken from one callback and given to another belongs to each"
+    a,b = CenterLoss(),CenterLoss()
+    new_learner(model=tanh_net()).fit(1, 1e-2, cbs=a)
+    state,before = a.state_dict(),a.centers.clone()
+    b.load_state_dict(state)
+    new_learner(model=tanh_net()).fit(1, 1e-2, cbs=b)
+    assert torch.equal(a.centers, before) and torch.equal(state['centers'], before) and not torch.equal(b.centers, before)
+
 # Shapes
 
 def of_sizes(sizes, n=6, dtype=torch.float32):

@@ -304,6 +304,17 @@ def test_a_bandwidth_function_gets_all_squared_distances(name):
     assert len(seen) == 1 and seen[0].shape == (13,13) and not seen[0].requires_grad
     same(seen[0], tensor([[sqd(p, q) for q in rows] for p in rows], dtype=torch.float64))
 
+@both
+@pytest.mark.parametrize('kind', ['plain','an outlier','most equal'])
+def test_the_median_of_some_samples(name, kind):
+    "The median without the samples that are not kept, as a function of the distances"
+    from functools import partial
+    z,y,keep = odd_batch(kind, 14, 5, 1e-9, torch.float32),torch.arange(14)%3,torch.arange(14)%5 != 3
+    got = grads(MMD[name], z[:7], y[:7], z[7:], y[7:], partial(median_bandwidth, keep=keep))
+    want = grads(MMD[name], z[:7], y[:7], z[7:], y[7:], odd_sigma(z[keep].tolist()))
+    for a,b in zip(got, want): torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6*b.abs().max().item())
+    same(got[0], grads(MMD[name], z[:7], y[:7], z[7:], y[7:], lambda d: median_bandwidth(d, keep))[0], 1e-5)
+
 def test_classes_that_one_batch_lacks_add_nothing():
     z1,_,z2,_ = batches(6, 6, 3)
     y1,y2 = tensor([0,0,1,1,2,2]),tensor([0,0,3,3,4,4])

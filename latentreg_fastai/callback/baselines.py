@@ -61,8 +61,8 @@ class CenterLoss(KeepsState, ClasswiseCallback):
         n = away.new_zeros(self.K).index_add_(0, y, fine.to(away))
         self.centers.index_add_(0, y, torch.where(fine[:,None], away, 0)*(self.lr/(1 + n))[y][:,None])
 
-    def state_dict(self): return dict(centers=self.centers)
-    def load_state_dict(self, state): self.centers = state['centers']
+    def state_dict(self): return dict(centers=None if self.centers is None else self.centers.clone())   # they move in place
+    def load_state_dict(self, state): self.centers = None if state['centers'] is None else state['centers'].clone()
 
 # %% ../../nbs/14_callback.baselines.ipynb #5a93cd8f
 class DisturbLabel(LayerCallback):

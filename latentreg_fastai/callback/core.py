@@ -793,10 +793,19 @@ class TermRecorder(LayerCallback):
             if self._first: self._begin()
             self.recorder.terms[self.cb.term_name] += [v for v,_,_ in steps]
             self.recorder.weighted_terms[self.cb.term_name] += [v*w for v,_,w in steps]
-        lost = sum(math.isfinite(l) and not math.isfinite(v) for v,l,_ in steps)
-        if lost and self.cb.finite:
-            raise self.cb.error(f'the term {self.cb.term_name} was not finite in {lost} of {len(steps)} batches in which the loss was: its features '
-                                'are NaN, or too large for it; lower the learning rate or the weight, or choose a layer whose scale is near 1')
+        if self.cb.finite: self._check(steps)
+
+    def _check(self, steps):
+        "Refuse a term that is not finite where the loss is, and one that outweighed the loss when the weights ceased to be finite"
+        said,do = [s for s in steps if math.isfinite(s[1])],'lower the learning rate or the weight, or choose a layer whose scale is near 1'
+        lost = sum(not math.isfinite(v) for v,_,_ in said)
+        if lost:
+            raise self.cb.error(f'the term {self.cb.term_name} was not finite in {lost} of {len(steps)} batches in which the loss was: '
+                                f'its features are NaN, or too large for it; {do}')
+        v,l,w = said[-1] if said else (0.,0.,0.)
+        if w*abs(v) <= abs(l) or all(p.isfinite().all() for p in self.model.parameters()): return
+        raise self.cb.error(f'the weights are no longer finite, and when the loss last was, {w:.3g}·{self.cb.term_name} was {w*v:.3g} beside '
+                            f'a loss of {l:.3g}: {do}')
 
     def _begin(self):
         "A fit's terms take the place of those of the fit before"

@@ -115,4 +115,4 @@ def _look(self:LatentMonitor, xb, y):
 def after_train(self:LatentMonitor):
     super(LatentMonitor, self).after_train()
     seen,self._before,self._now,self._seen = self._seen,None,None,()
-    self.check_range(seen, self.K)
+    if seen: self.check_range(seen, self.K)
