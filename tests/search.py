@@ -624,8 +624,10 @@ def hides_nan(case, res):
     "Is a penalty of features finite in all batches where one sample is NaN?"
     (name,args),*more = case['ours']
     if more or NETS[case['net']][0] != 'vector' or case['gan'] or is_off(name, args) or 'layer' in args or case['theirs']: return False
-    return name in ('VarianceRegularizer','CovarianceRegularizer','ActivationL1','CenterLoss','ITRA','PhantomEmbedding') and any(
-        not l.isfinite() and t.isfinite() for n,ts in res.terms.items() if n not in ('loss','what is differentiated') for l,t in zip(res.terms['loss'][-len(ts):], ts))
+    if name not in ('VarianceRegularizer','CovarianceRegularizer','ActivationL1','CenterLoss','ITRA','PhantomEmbedding'): return False
+    losses,(terms,*_) = res.terms['loss'],[ts for n,ts in res.terms.items() if n not in ('loss','what is differentiated')] or [[]]
+    first_nan = next((j for j,l in enumerate(losses) if not l.isfinite()), len(losses)) - (len(losses) - len(terms))   # later ones may be those of broken weights
+    return 0 <= first_nan < len(terms) and bool(terms[first_nan].isfinite())
 
 def off_is_off(case, res, names, notes):
     base = run(case, ours=False)

@@ -49,3 +49,12 @@ def test_learn_loss_is_the_mixed_loss():
     learn.fit(2, 1e-2, cbs=[cb, Probe(after_loss=look, run_valid=False, order=5)])
     for logged,graded,want in both: close([logged,graded], [want]*2, eps=1e-5)
     assert len(both) == 6
+
+@pytest.mark.parametrize('kwargs', [{}, dict(stop_grad=True), dict(per_item=True), dict(layers='all')], ids=str)
+def test_a_loader_without_targets(kwargs):
+    "fastai takes no step, and there is nothing to mix"
+    x = data()[0]
+    learn = new_learner(dls=DataLoaders(TfmdDL([(t,) for t in x], bs=8, n_inp=1), TfmdDL([(t,) for t in x], bs=8, n_inp=1), device='cpu'), metrics=[])
+    before = [p.clone() for p in learn.model.parameters()]
+    learn.fit(1, 1e-2, cbs=ManifoldMixup(**kwargs))
+    assert all(map(torch.equal, before, learn.model.parameters()))

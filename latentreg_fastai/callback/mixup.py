@@ -33,5 +33,6 @@ class ManifoldMixup(LayerMixing):
 
     def after_loss(self):
         super().after_loss()
-        if not self.stop_grad or self.loss_grad.requires_grad or not any(p.requires_grad for p in self.model.parameters()): return
-        raise self.error(f'with stop_grad=True nothing would be learnt: no weight above {self.site} is trained; choose other `layers`')
+        if not self.stop_grad or self._partner is None or self.loss_grad.requires_grad: return
+        if any(p.requires_grad for p in self.model.parameters()):
+            raise self.error(f'with stop_grad=True nothing would be learnt: no weight above {self.site} is trained; choose other `layers`')

@@ -275,7 +275,7 @@ class TermRecorder(LayerCallback):
 
     def before_fit(self):
         super().before_fit()
-        self.mean,self.steps,self._first,self._last = None,[],True,(0.,0.,0.)   # the last term, loss and weight while the loss was finite
+        self.mean,self.steps,self._first,self._last = None,[],True,(0.,0.,0.)   # of the last finite loss
         if not hasattr(self, 'recorder'): return
         names = self.recorder.metric_names
         names.insert(len(names) - self.recorder.add_time, self.cb.term_name)
@@ -309,8 +309,8 @@ class TermRecorder(LayerCallback):
                                 f'its features are NaN, or too large for it; {do}')
         v,l,w = self._last = said[-1] if said else self._last
         if w*abs(v) <= abs(l) or all(p.isfinite().all() for p in self.model.parameters()): return
-        raise self.cb.error(f'the weights are no longer finite, and when the loss last was, {w:.3g}·{self.cb.term_name} was {w*v:.3g} beside '
-                            f'a loss of {l:.3g}: {do}')
+        raise self.cb.error(f'the weights are no longer finite, and when the loss last was, {w:.3g}·{self.cb.term_name} was {w*v:.3g} '
+                            f'beside a loss of {l:.3g}: {do}')
 
     def _begin(self):
         "A fit's terms take the place of those of the fit before"
