@@ -3,7 +3,7 @@ import pytest
 import zoo
 from zoo_models import NETS
 
-FIRST = ['DenseNet','VGG with BatchNorm','ViT','vit_tiny','simple_cnn','tabular_learner','AWD_LSTM classifier','BERT, ids and mask','ALBERT','siamese','GRU, its state','transformer, time first, as long as the batch',
+FIRST = ['DenseNet','VGG with BatchNorm','ViT','simple_cnn','tabular_learner','AWD_LSTM classifier','BERT, ids and mask','ALBERT','siamese','GRU, its state','transformer, time first, as long as the batch',
          'one block three times','an auxiliary head, in training','a block that gives a tuple','a dict of two vectors','Linear, ReLU in place','MLP with BatchNorm and dropout','two networks, averaged',
          'checkpoint around the head, reentrant','torch.compile(model)','a part compiled','torch.jit.trace','DataParallel','torch.vmap','several labels','residual']   # one of a kind
 

@@ -129,7 +129,7 @@ def smp(cls, **kwargs):
     import segmentation_models_pytorch
     return getattr(segmentation_models_pytorch, cls)('resnet18', encoder_weights=None, classes=K, **kwargs)
 net('smp Unet', 'segmentation', lambda: smp('Unet', encoder_depth=3, decoder_channels=(16,8,8)), 'segmentation_head.0:input', 'encoder.conv1', 'encoder.layer1', needs='segmentation_models_pytorch', **pixels)
-net('smp FPN', 'segmentation', lambda: smp('FPN', encoder_depth=4, upsampling=2, decoder_pyramid_channels=16, decoder_segmentation_channels=32), 'decoder.merge', 'encoder.layer1', 'encoder.layer2', needs='segmentation_models_pytorch', slow=True, **pixels)
+net('smp FPN', 'segmentation', lambda: smp('FPN', encoder_depth=4, upsampling=2, decoder_pyramid_channels=16, decoder_segmentation_channels=32), 'decoder.merge', 'encoder.conv1', 'encoder.layer2', needs='segmentation_models_pytorch', slow=True, **pixels)
 net('smp DeepLab v3+', 'segmentation', lambda: smp('DeepLabV3Plus', encoder_depth=4, decoder_channels=16), 'segmentation_head.0:input', 'encoder.layer1', 'encoder.layer3', needs='segmentation_models_pytorch', slow=True, **pixels)
 net('fastai U-Net', 'segmentation', lambda: DynamicUnet(nn.Sequential(ConvLayer(3,8,stride=2), nn.Sequential(ResBlock(1,8,16,stride=2)), nn.Sequential(ResBlock(1,16,16))), K, (32,32)), 'layers.8', 'layers.8', 'layers.4', **pixels)
 
