@@ -279,6 +279,14 @@ def _leaf(r): return _is_leaf(r.module)
 def _kind(m): return type(bare_model(m)).__name__
 def _steadies(m): return 'Norm' in _kind(m) or 'Dropout' in _kind(m) or _kind(m) == 'DropPath'
 
+_weighs = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd)
+
+def _is_weighing(m):
+    m = bare_model(m)
+    if isinstance(m, _weighs): return True
+    table = isinstance(m, (nn.Embedding, nn.EmbeddingBag)) or 'Norm' in type(m).__name__
+    return not table and getattr(getattr(m, 'weight', None), 'ndim', 0) > 1
+
 @patch
 def _read(self:SignalPass, graph):
     "Note at each side what the graph says, and let the graph go"
@@ -405,14 +413,6 @@ def reading(self:SignalPass,
     return res
 
 # %% ../nbs/01_signal.ipynb #ab6ccb66
-_weighs = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd)
-
-def _is_weighing(m):
-    m = bare_model(m)
-    if isinstance(m, _weighs): return True
-    table = isinstance(m, (nn.Embedding, nn.EmbeddingBag)) or 'Norm' in type(m).__name__
-    return not table and getattr(getattr(m, 'weight', None), 'ndim', 0) > 1
-
 @patch
 def head(self:SignalPass)->LayerPass:
     "The layer that makes the prediction: the last one with weights, which all of the signal passes. Raises `ValueError` without one"
