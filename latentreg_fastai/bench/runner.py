@@ -96,7 +96,9 @@ def _workers(jobs, scheduler):
     "Number of runs at a time, on the processes or the Dask cluster that joblib is to use"
     ended = (TerminatedWorkerError,)
     try:
-        if scheduler is None: yield jobs; return
+        if scheduler is None:
+            with parallel_config('loky', idle_worker_timeout=10): yield jobs   # not five minutes, for which whoever started them would wait
+            return
         try: from distributed import Client,KilledWorker
         except ImportError: raise ImportError("Dask is needed for a scheduler: pip install 'latentreg_fastai[dask]'") from None
         ended += (KilledWorker,)
