@@ -9,7 +9,7 @@ RUN = dict(data='digits', data_args=dict(n_train=100, n_valid=100), net='small_c
 def test_every_callback_has_a_name_in_the_runner():
     made = {getattr(m.make, 'func', m.make).__name__ for m in methods.values() if m.make and m.listed and not m.of_fastai}
     import latentreg_fastai.all as everything
-    bases = [f'latentreg_fastai.callback.{r}' for r in ('core','mixing','rows')]
+    bases = [f'latentreg_fastai.callback.{r}' for r in ('core','terms','mixing','rows')]
     there = {n for n,o in vars(everything).items() if isinstance(o, type) and issubclass(o, LayerCallback) and o.__module__ not in bases}
     assert made == there - set(ONLY_WATCH)
 

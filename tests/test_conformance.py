@@ -20,7 +20,7 @@ def without(name): return fitted(gan=name in OF_A_GAN)
 
 def test_every_callback_of_the_collection_is_here():
     import importlib, latentreg_fastai.callback, pkgutil
-    methods = [m.name for m in pkgutil.iter_modules(latentreg_fastai.callback.__path__) if m.name not in ('core','mixing','rows','resume')]   # the bases
+    methods = [m.name for m in pkgutil.iter_modules(latentreg_fastai.callback.__path__) if m.name not in ('core','terms','mixing','rows','resume')]   # the bases
     modules = [importlib.import_module(f'latentreg_fastai.callback.{m}') for m in methods]
     made = {type(make(n)).__name__ for n in CALLBACKS}
     there = {o.__name__ for m in modules for k in m.__all__ if isinstance(o := getattr(m, k), type) and issubclass(o, Callback)}

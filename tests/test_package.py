@@ -158,5 +158,6 @@ def test_ci_runs_the_line_of_the_readme():
 def test_every_notebook_was_run():
     "Their outputs are stored, so that each page can be read without running it"
     for nb in NOTEBOOKS:
-        shown = [c for c in json.loads(nb.read_text(encoding='utf8'))['cells'] if c.get('outputs')]
-        assert shown, f'{nb.name} has no outputs: run it and save it'
+        cells = json.loads(nb.read_text(encoding='utf8'))['cells']
+        shown = [c for c in cells if c.get('outputs')]
+        assert shown or not any(c['cell_type'] == 'code' for c in cells), f'{nb.name} has no outputs: run it and save it'
