@@ -1223,6 +1223,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'latentreg_fastai.layers.Site.pick': ('layers.html#site.pick', 'latentreg_fastai/layers.py'),
                                          'latentreg_fastai.layers.Site.seen': ('layers.html#site.seen', 'latentreg_fastai/layers.py'),
                                          'latentreg_fastai.layers.Uncompiled': ('layers.html#uncompiled', 'latentreg_fastai/layers.py'),
+                                         'latentreg_fastai.layers.Uncompiled.__del__': ( 'layers.html#uncompiled.__del__',
+                                                                                         'latentreg_fastai/layers.py'),
                                          'latentreg_fastai.layers.Uncompiled.__enter__': ( 'layers.html#uncompiled.__enter__',
                                                                                            'latentreg_fastai/layers.py'),
                                          'latentreg_fastai.layers.Uncompiled.__exit__': ( 'layers.html#uncompiled.__exit__',

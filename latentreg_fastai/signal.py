@@ -134,8 +134,10 @@ class LayerPass:
         i:int, # Number of the pass through it, from 0
         out:Side, # At its output
         inp:Side, # At its input
+        blind:bool=False, # Did it run without gradients?
     ):
         store_attr()
+        self.n = 1                                       # passes through the layer, all together
     def __repr__(self): return f'{self.name}#{self.i+1}'
     @property
     def shape(self): return self.out.shape
@@ -192,7 +194,7 @@ class SignalPass:
         floats:bool=False, # Take floating numbers made of integer inputs for signal?
     ):
         self.model,self.layers = bare_model(model),[]
-        self._origin,self._kept,self._open,self.floats = {},[],[],floats
+        self._origin,self._kept,self._open = {},[],[]
         self.wrapped = False                             # did anything run within torch.func?
         xb = _leaves(xb)
         self._n = _rows(xb)
@@ -264,9 +266,9 @@ def _enter(self:SignalPass, m, args, kwargs):
 @_apart
 def _leave(self:SignalPass, name, m, args, out):
     new = self._own(out, {})
-    rec = LayerPass(name, m, sum(r.module is m for r in self.layers), self._side(new), self._open.pop())
-    rec.out.sortable = not _rows_lie_second(m)
-    rec.inp.sortable,rec.blind = rec.out.sortable,not torch.is_grad_enabled()
+    i,blind = sum(r.module is m for r in self.layers),not torch.is_grad_enabled()
+    rec = LayerPass(name, m, i, self._side(new), self._open.pop(), blind)
+    rec.out.sortable = rec.inp.sortable = not _rows_lie_second(m)
     self.layers.append(rec)
     return new
 
@@ -308,11 +310,11 @@ def _read(self:SignalPass, graph):
             side.together = side.outputs if len(every) == 1 else graph.passed([e for o in every for e in getattr(o, together).edges if e])
             side.end,side.copy = any(e in ends for e in edges),any(e in changed for e in edges)
             side.place = min((graph.place[e] for e in edges if graph.live(e)), default=math.inf)
-            side.maker = maker(edges[0]) if edges else None
-            side.behind = side.maker if side.maker and _steadies(side.maker.module) else None
+            made_by = maker(edges[0]) if edges else None
+            side.behind = made_by if made_by and _steadies(made_by.module) else None
     weighing = [r for r in self.layers if _leaf(r) and _is_weighing(r.module) and r.out.reaches]
-    last = max(weighing, key=lambda r: r.out.place, default=None)
-    self.late = last is not None and _weights_behind(graph, set(last.out.edges))   # does anything with weights come after the last layer?
+    self.last = max(weighing, key=lambda r: r.out.place, default=None)   # of the layers with weights on the way to the prediction
+    self.late = self.last is not None and _weights_behind(graph, set(self.last.out.edges))   # are there weights of no layer behind it?
     self.connected = bool(graph.starts) and graph.up[graph.starts[0]] > 0
     for r in self.layers: r.n = len(by_module[id(r.module)])
     for side,_ in self._kept: side.edges = None
@@ -339,7 +341,7 @@ def trace_layers(
     model:nn.Module, # The network
     xb:tuple, # A batch of inputs
 )->SignalPass: # Which holds a `LayerPass` for each pass through a layer, in the order in which they finish
-    "What a pass of the first rows of `xb` through `model` shows; modes, buffers and random states are left as they were"
+    "What a pass of the first rows of `xb` through `model` shows; modes, buffers, attributes and random states are left as they were"
     def look(n, floats=False):
         try: res = SignalPass(model, _few(xb, n), floats)
         except Exception: return SignalPass(model, xb, floats)   # some networks want batches of one size
@@ -416,8 +418,7 @@ def reading(self:SignalPass,
 @patch
 def head(self:SignalPass)->LayerPass:
     "The layer that makes the prediction: the last one with weights, which all of the signal passes. Raises `ValueError` without one"
-    found = [r for r in self.layers if _leaf(r) and _is_weighing(r.module) and r.out.reaches]
-    last = max(found, key=lambda r: r.out.place, default=None)
+    last = self.last
     behind = self.layers[self.layers.index(last)+1:] if last else []
     unseen = [r for r in behind if _leaf(r) and _is_weighing(r.module) and r.blind]
     if unseen: raise ValueError(f'{unseen[-1].name}, the last layer with weights, {blind}')
@@ -538,11 +539,12 @@ def mixing_sites(
     integer,stages = any(not t.is_floating_point() for t in tensors_in(xb)),layers in (None,'all')
     if is_listy(layers) and not len(layers) and not (input and integer): return [Site('input', model, input=True)]*input
     signal = look() if look else trace_layers(model, xb)
-    if not signal.connected or (stages and not signal.stages(layers) and signal.hidden()):
+    ends = signal.stages(layers) if stages else []
+    if not signal.connected or (stages and not ends and signal.hidden()):
         raise ValueError(f'{signal.hidden()}; `layers=[]` mixes the inputs alone')
     res = []
     if input: res.append(signal.after_embeddings() if integer else Site('input', model, input=True))
-    if stages: res += [signal.through(_place(r)) for r in signal.stages(layers)]
+    if stages: res += [signal.through(_place(r)) for r in ends]
     else: res += [signal.through(s) for l in (layers if is_listy(layers) else [layers]) for s in Site.named(model, l)]
     res = list({str(s): s for s in res}.values())
     if res: return res

@@ -1,5 +1,5 @@
 "Where the signal goes: places that it goes round, that are passed several times, that never run, or that do not reach the prediction."
-import pytest
+import gc, pytest
 from fastai.text.all import get_text_classifier, AWD_LSTM, awd_lstm_clas_config
 from torch.utils.checkpoint import checkpoint
 from common import *
@@ -249,11 +249,31 @@ def test_frozen_layers_are_warned_of_once():
     assert [str(o.message) for o in w if 'changes no weight' in str(o.message)] == ['variance_regularizer: nothing that is trained lies below 2:input, so the penalty changes no weight: unfreeze, or choose a layer above']
 
 def test_weight_times_term():
+    shares,phantom,schedule = [],PhantomEmbedding(source='batch'),SchedLin(0,1)
     learn = learner(Shared())
-    learn.fit(2, cbs=[CenterLoss(.1), VarianceRegularizer(SchedLin(0,1)), PhantomEmbedding(source='batch')])
-    r = learn.recorder
-    assert r.weighted_terms.keys() == r.terms.keys()
-    close(r.weighted_terms[first(k for k in r.terms if 'center' in k)], [.1*v for v in r.terms[first(k for k in r.terms if 'center' in k)]])
+    learn.fit(2, cbs=[CenterLoss(.1), VarianceRegularizer(schedule), phantom, Probe(after_loss=lambda l: shares.append(phantom.share), run_valid=False)])
+    terms,weighted = learn.recorder.terms,learn.recorder.weighted_terms
+    assert weighted.keys() == terms.keys() == {'center_loss','cw_vr_loss','phantom_loss'}
+    close(weighted['center_loss'], [.1*v for v in terms['center_loss']])
+    close(weighted['cw_vr_loss'][1:], [schedule(i/6)*v for i,v in enumerate(terms['cw_vr_loss'])][1:])
+    close(weighted['phantom_loss'], [(1-a)*v for a,v in zip(shares, terms['phantom_loss'])])   # as in Eq. 3
+
+class Rerun(Shared):
+    def forward(self, x): return self.c(checkpoint(lambda z: self.act(self.b(self.act(z))), self.a(x), use_reentrant=False))
+def test_one_of_several_passes_that_a_checkpoint_runs_again():
+    refused(['act#2', 'activation checkpointing'], learner(Rerun()), ManifoldMixup(layers='act#2', input_mixup=False), Exception)
+
+def test_nothing_stays_uncompiled_for_a_learner_that_was_thrown_away():
+    from latentreg_fastai.layers import Uncompiled
+    net = nn.Sequential(nn.Linear(8,8), nn.ReLU(), nn.Linear(8,3))
+    net.compile(backend='eager')
+    learn = learner(net, cbs=ManifoldMixup())
+    with pytest.raises(KeyboardInterrupt), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        learn.fit(1, cbs=Probe(after_loss=lambda l: (_ for _ in ()).throw(KeyboardInterrupt)))
+    assert Uncompiled.n == 1
+    del learn; gc.collect()
+    assert Uncompiled.n == 0
 
 # What was found by trying many networks
 

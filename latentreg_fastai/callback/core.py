@@ -37,7 +37,7 @@ class BatchHooks:
         self.reached = set()                             # the places that the pass came to
         self.passes = Counter()                          # of the layer of each place, in the pass
         self.again = False                               # are layers run again, in the backward pass?
-        self.outputs = []                                # of the model on the batch, while it is first looked at
+        self.outputs = []                                # the tensors that the model gave for the batch
         self.only,self.f,self.sites,self._always,self.uncompiled = None,None,[],False,Uncompiled(False)
 
     def arm(self,
@@ -297,7 +297,6 @@ def _end(self:LayerCallback):
 @patch
 def before_fit(self:LayerCallback):
     if self._first_name: self._name,self._first_name = self._first_name,None
-    self._close()
     self._end()
     self._fresh = True
 
@@ -509,6 +508,6 @@ def check_outputs(self:LayerCallback,
     outs = {j: self.hooks.outputs[i] for j,i in enumerate(signal.positions) if i < len(self.hooks.outputs)}
     used = used_in(self.loss, {j: o for j,o in outs.items() if o.requires_grad})
     for s in sites:
-        round_it = used - getattr(s, 'outputs', used)
+        round_it = used - (used if s.outputs is None else s.outputs)
         if round_it: raise self.error(f'{s} is passed by on the way to output {signal.positions[min(round_it)]} of the model, of which '
                                       f'the loss is made too: choose a layer before both part; {signal.would_do()}')

@@ -48,7 +48,6 @@ class LatentMonitor(LayerCallback):
     fit_state = '_before','_now','_seen'
     _before,_now = None,None                             # inputs and labels of two batches
     _seen,_measures = (),()                              # the labels of what was measured in an epoch; the columns
-    _ignored = -100   # the label of samples without one
     def __init__(self,
         every:int=10, # Measure every so many steps
         layer=None, # A layer as `get_layer` takes it (its output); by default the network's last activations
@@ -66,7 +65,7 @@ class LatentMonitor(LayerCallback):
 
     def setup(self):
         super().setup()
-        self.site,self.K,self._ignored = None,self.find_n_classes(),ignored_label(self.learn.loss_func)
+        self.site,self.K = None,self.find_n_classes()
         self._named = None if self.layer is None else self.find_sites(self.layer)[-1]   # before the first batch
         if len(self.dls.train) > 1: return
         raise self.error('an epoch has one batch, and there is no other to compare it with: use a smaller `bs`')
@@ -104,7 +103,7 @@ def after_step(self:LatentMonitor):
                              'have no distance: choose a `layer` of one shape, as one behind a pooling')
         if self.K is None: self.K = max(2, self.output_width() or 2)   # one output is for two classes
         own = self.without_ignored(y2)                   # a class of one sample adds 0
-        values = pair_distance(z1, y1, z2, y2, self.normalize, self._ignored), classwise_variance_penalty(z2, own, self.K)
+        values = pair_distance(z1, y1, z2, y2, self.normalize, self.no_label), classwise_variance_penalty(z2, own, self.K)
     for m,v in zip(self._measures, values): m.term = v
     self._seen.append(y2)
 

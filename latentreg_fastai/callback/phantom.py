@@ -106,7 +106,7 @@ def after_loss(self:PhantomEmbedding):
     with plain_tensors():
         term = self.loss_func(self.rows.outputs, *self.yb)
         self.learn.loss_grad = self.loss_grad + (1-self.share)*(term - self.loss)
-        self.term = term.detach()
+        self.term,self.term_weight = term.detach(),1-self.share
         if self.source == 'dataset': self._impure.append((self.rows.targets[0].view(-1, self.k-1) != self.yb[0].view(-1,1)).any())
 
 @patch

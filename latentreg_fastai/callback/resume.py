@@ -20,7 +20,7 @@ _fastais = GradientAccumulation,TrackerCallback,MixedPrecision
 def _by_name(cbs):
     "Callbacks by name, where two of one class differ"
     res = {}
-    for cb in cbs: res[next(n for n in itertools.chain([cb.name], (f'{cb.name}_{i}' for i in itertools.count(2))) if n not in res)] = cb
+    for cb in cbs: res[unique_name(cb.name, res)] = cb
     return res
 
 def _stateful(learn): return _by_name(cb for cb in learn.cbs if hasattr(type(cb), 'state_dict'))
