@@ -249,4 +249,5 @@ class Uncompiled:
         if not Uncompiled.n: Uncompiled.stance.__exit__(None, None, None)
     def __enter__(self): self.start(); return self
     def __exit__(self, *args): self.stop()
-    def __del__(self): self.stop()                       # of a learner that was thrown away after an error
+    def __del__(self):
+        if not sys.is_finalizing(): self.stop()          # of a learner that was thrown away after an error

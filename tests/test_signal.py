@@ -265,9 +265,8 @@ def test_one_of_several_passes_that_a_checkpoint_runs_again():
 
 def test_nothing_stays_uncompiled_for_a_learner_that_was_thrown_away():
     from latentreg_fastai.layers import Uncompiled
-    net = nn.Sequential(nn.Linear(8,8), nn.ReLU(), nn.Linear(8,3))
-    net.compile(backend='eager')
-    learn = learner(net, cbs=ManifoldMixup())
+    learn = learner(nn.Sequential(nn.Linear(8,8), nn.ReLU(), nn.Linear(8,3)), cbs=ManifoldMixup())
+    learn.model.compile(backend='eager')
     with pytest.raises(KeyboardInterrupt), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         learn.fit(1, cbs=Probe(after_loss=lambda l: (_ for _ in ()).throw(KeyboardInterrupt)))
