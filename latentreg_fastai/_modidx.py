@@ -27,6 +27,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'latentreg_fastai/bench/report.py'),
                                                'latentreg_fastai.bench.report.Report._how_measured': ( 'bench.report.html#report._how_measured',
                                                                                                        'latentreg_fastai/bench/report.py'),
+                                               'latentreg_fastai.bench.report.Report._of_test': ( 'bench.report.html#report._of_test',
+                                                                                                  'latentreg_fastai/bench/report.py'),
                                                'latentreg_fastai.bench.report.Report._picture': ( 'bench.report.html#report._picture',
                                                                                                   'latentreg_fastai/bench/report.py'),
                                                'latentreg_fastai.bench.report.Report.markdown': ( 'bench.report.html#report.markdown',

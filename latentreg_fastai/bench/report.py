@@ -281,8 +281,14 @@ class Report:
         mine,name = self.folder/'suite.yaml',self.records[-1].get('suite')
         if name is None and not mine.exists(): raise ValueError(f'the records in {file} name no suite: {mine} is needed')
         self.suite = Suite(yaml.safe_load(mine.read_text(encoding='utf8')), name, names=False) if mine.exists() else Suite.load(name)
-        self.test = {c: [r for r in self.records if r.get('stage') == 'test' and r.get('condition') == c] for c in self.suite.conditions}
+        self.test = {c: self._of_test(c) for c in self.suite.conditions}
         self.tables = {c: summary(rs) for c,rs in self.test.items() if any(not failed(r) for r in rs)}
+
+    def _of_test(self, c):
+        "The records of a comparison, in the order of the suite's rows: that in which they were written may be another"
+        rows = {label: i for i,label in enumerate(self.suite.conditions[c]['rows'])}
+        mine = [r for r in self.records if r.get('stage') == 'test' and r.get('condition') == c]
+        return sorted(mine, key=lambda r: rows.get(row_of(r), len(rows)))
 
     def title(self,
         c, # Name of a condition
