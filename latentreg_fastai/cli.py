@@ -6,7 +6,7 @@
 __all__ = ['main']
 
 # %% ../nbs/40_cli.ipynb #56ad7eb9
-import argparse,sys
+import argparse,contextlib,os,sys
 import latentreg_fastai
 
 # %% ../nbs/40_cli.ipynb #3a155f8e
@@ -26,12 +26,15 @@ def _add_bench_arguments(p):
     p.add_argument('--smoke', action='store_true', help='a few steps of every row on little data, to see that it works')
 
 # %% ../nbs/40_cli.ipynb #77545efa
+_status = ('Exit status: 0 if all was done; 1 if rows of a table lack runs that failed, which the table tells; '
+           '2 if what was asked cannot be done, which the last line says; 130 if it was stopped from the keyboard.')
+
 def _parser():
-    ap = argparse.ArgumentParser('latentreg', description='fastai callbacks that regularise what a network represents')
+    ap = argparse.ArgumentParser('latentreg', description='fastai callbacks that regularise what a network represents', epilog=_status)
     ap.add_argument('--version', action='version', version=latentreg_fastai.__version__)
     sub = ap.add_subparsers(dest='command', required=True)
     def command(name, f, doc):
-        p = sub.add_parser(name, help=doc, description=doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        p = sub.add_parser(name, help=doc, description=doc, epilog=_status, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         p.set_defaults(f=f, error=p.error)
         return p
     known = 'a name that does not exist is answered with the list of those that do'
@@ -56,15 +59,25 @@ def _parser():
 def _check_methods(args):
     "Answer a name in `--methods` that does not exist with those that do"
     from latentreg_fastai.bench import find_method,methods
-    unknown = [m for m in args.methods or [] if m not in methods]
+    unknown = [m for m in args.methods or [] if m not in methods and ':' not in m]
     known = [m for m in methods if find_method(m).listed]
     if unknown: args.error(f"unknown method {', '.join(unknown)}: there are {', '.join(known)}")
+    for m in args.methods or []: find_method(m)          # one that is `module:function` may be wrong, too
+
+def _progress():
+    "Within it what is printed, progress too, goes to the standard error"
+    return contextlib.redirect_stdout(sys.stderr)
+
+def _say(*lines, end='\n'):
+    "Print. That the program that reads it closes the pipe, as `head` does, is no error: the command goes on, and nobody reads the rest"
+    try: print(*lines, sep='\n', end=end, flush=True)
+    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 def _demo(args):
     _check_methods(args)
     import torch
     from pathlib import Path
-    from latentreg_fastai.bench import Suite,find_method,methods,plot_table,run_all,show_table,summary
+    from latentreg_fastai.bench import Suite,failures,find_method,methods,plot_table,run_all,show_table,summary
     torch.set_num_threads(1)                             # as fast for a small network, and other programs do not slow it down
     out = Path(args.out)
     files = {k: out/f'demo.{k}' for k in ('csv','png')}
@@ -77,14 +90,15 @@ def _demo(args):
     runs = suite.test_runs(suite.choose_lrs([]), {})
     ours = [m for m in methods if find_method(m).listed and not find_method(m).of_fastai]
     left = [m for m in ours if m not in {r.method for r in runs}]
-    print(f"{len(runs)} runs: a small CNN on scikit-learn's digits, 300 to train on, 1,000 to measure on")
-    if left: print(f"left out: {', '.join(left)}")
-    recs = run_all(runs, records)
+    _say(f"{len(runs)} runs: a small CNN on scikit-learn's digits, 300 to train on, 1,000 to measure on")
+    if left: _say(f"left out: {', '.join(left)}")
+    with _progress(): recs = run_all(runs, records)
     table = summary(recs)
     table.to_csv(files['csv'])
     title = "scikit-learn's digits, 300 to train on: a dot for each seed; ×: time of a training step"
     plot_table(recs, title)[0].figure.savefig(files['png'], dpi=130)
-    print('\n', show_table(table).to_string(), f"\n\nsaved: {files['csv']}, {files['png']}, {records}", sep='')
+    _say('', show_table(table).to_string(), *failures(table).splitlines(), f"\nsaved: {files['csv']}, {files['png']}, {records}")
+    return 'failed' in table
 
 # %% ../nbs/40_cli.ipynb #23c44823
 def _list():
@@ -101,7 +115,7 @@ def _list():
     return '\n'.join('  '.join(str(v).ljust(w) for v,w in zip(r.values(), width)).rstrip() for r in (dict(zip(rows[0], rows[0])), *rows))
 
 def _bench(args):
-    if args.list: print(_list()); return
+    if args.list: return _say(_list())
     if args.suite is None: args.error('which suite? `latentreg bench --list` shows them')
     if (args.backend == 'dask') != (args.scheduler is not None): args.error('--backend dask and --scheduler ADDRESS go together')
     import torch
@@ -115,49 +129,75 @@ def _bench(args):
     if not args.conditions and gpu and not args.smoke and args.scheduler is None and default_device().type == 'cpu':
         left = [c for c in suite.conditions if c not in gpu]
         names = ', '.join(str(suite.title if c is None else c) for c in gpu)
-        print(f'left out without a GPU: {names}; --conditions runs them all the same, --smoke tries a few steps of each')
+        _say(f'left out without a GPU: {names}; --conditions runs them all the same, --smoke tries a few steps of each')
         if not left: return
         args.conditions = left
     suite = suite.only(args.methods, args.seeds, args.conditions)
     if args.smoke: suite = suite.smoke()
     folder = Path(args.out or Path('latentreg-bench')/suite.name)
-    _print(bench(suite, folder, jobs=args.jobs, device=args.device, scheduler=args.scheduler, retry=args.retry))
+    with _progress():
+        report = bench(suite, folder, jobs=args.jobs, device=args.device, scheduler=args.scheduler, retry=args.retry)
+    return _print(report)
 
 # %% ../nbs/40_cli.ipynb #6f6ebbd5
 def _report(args):
     from latentreg_fastai.bench import Report
-    for folder in args.folders: _print(Report(folder))
+    return any([_print(Report(folder)) for folder in args.folders])
 
 def _print(report):
-    from latentreg_fastai.bench import failed,show_table
+    "Write and print a report. Does a row lack runs that failed?"
+    from latentreg_fastai.bench import failed,failures,show_table
     files = report.write()                               # first: what is printed may fail
-    for c,t in report.tables.items(): print('', report.title(c), show_table(t).to_string(), sep='\n')
+    for c,t in report.tables.items(): _say('', report.title(c), show_table(t).to_string(), *failures(t).splitlines())
     bad = [r for r in report.records if failed(r)]
     runs = f"{len(bad)} run{'s' if len(bad) > 1 else ''}"
-    if bad: print(f"\n{runs} failed, the first with {bad[0]['failed']}; `latentreg bench` with --retry does them again")
-    print('\nsaved:', ', '.join(map(str, files)))
-    if bad and not report.tables: sys.exit(1)
+    if bad: _say(f"\n{runs} failed, the first with {bad[0]['failed']}; `latentreg bench` with --retry does them again")
+    _say('\nsaved: ' + ', '.join(map(str, files)))
+    return any('failed' in t for t in report.tables.values())
+
+def _timed(names, rounds):
+    "The table of `speed`, and the error of each method that it cannot time; only if there is one, each is tried by itself"
+    from latentreg_fastai.bench import find_method,methods,speed
+    try: return speed(names, rounds),{}
+    except Exception as e: error = e
+    bad = {}
+    names = names or [n for n in methods if (m := find_method(n)).listed and m.suits('classification')]
+    for n in names:
+        try: speed([n], 1)
+        except Exception as e: bad[n] = ' '.join(f'{type(e).__name__}: {e}'.split())
+    names = [n for n in names if n not in bad]
+    if not bad or not names: raise error
+    return speed(names, rounds),bad
 
 def _speed(args):
     _check_methods(args)
     import platform,torch
     from pathlib import Path
-    from latentreg_fastai.bench import speed,versions,write_record
-    table = speed(args.methods, args.rounds)
-    print(table.round(3).to_string())
+    from latentreg_fastai.bench import versions,write_record
+    with _progress(): table,bad = _timed(args.methods, args.rounds)
+    shown = table.reindex([*table.index, *bad]).round(3).to_string(na_rep='failed')
+    _say(shown, *(f'failed: {m}, with {e}' for m,e in bad.items()))
     if args.out:
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
         machine = dict(threads=torch.get_num_threads(), machine=platform.machine(), versions=versions())
-        write_record(args.out, dict(ratios=table.to_dict(), rounds=args.rounds, **machine))
+        write_record(args.out, dict(ratios=table.to_dict(), rounds=args.rounds, **(dict(failed=bad) if bad else {}), **machine))
+    return bool(bad)
 
 # %% ../nbs/40_cli.ipynb #e9a1a7a2
 def main(
     argv=None, # Arguments; by default those of the process
 ):
     "The command `latentreg`"
-    args = _parser().parse_args(argv)
+    try: args = _parser().parse_args(argv)
+    except SystemExit: _say(end=''); raise               # after --help
     for k in ('seeds','rounds','jobs'):
         if getattr(args, k, None) is not None and getattr(args, k) < 1: args.error(f'--{k} must be 1 or more')
-    try: args.f(args)
+    try:
+        here = os.getcwd()
+        if here not in sys.path: sys.path.append(here)   # for `module:function`; last, so that no file here hides an installed module
+        incomplete = args.f(args)
     except (ValueError,OSError,ImportError,RuntimeError) as e: args.error(str(e))   # their words say what to do
-    except KeyboardInterrupt: sys.exit('\nstopped; what is done is kept, and the same command goes on')
+    except KeyboardInterrupt:
+        print('\nstopped; what is done is kept, and the same command goes on', file=sys.stderr)
+        sys.exit(130)
+    if incomplete: sys.exit(1)
