@@ -39,12 +39,13 @@ def paired(
 
 def holm(
     ps, # p-values; NaN where there was no test
+    tests:int=None, # How many tests there would have been; by default as many as there are
 )->np.ndarray: # Corrected p-values, NaN where there was no test
-    "Holm's correction for as many tests as there are"
+    "Holm's correction"
     ps = np.asarray(ps, dtype=float)
     order = [i for i in np.argsort(ps) if not math.isnan(ps[i])]
     res = np.full(len(ps), math.nan)
-    res[order] = np.minimum(np.maximum.accumulate(ps[order]*(len(order) - np.arange(len(order)))), 1)
+    res[order] = np.minimum(np.maximum.accumulate(ps[order]*(max(tests or 0, len(order)) - np.arange(len(order)))), 1)
     return res
 
 # %% ../../nbs/34_bench.report.ipynb #b90f9413
@@ -66,11 +67,15 @@ def _figure(table):
 
 def _text(args): return ', '.join(f'{k}={v:g}' if type(v) in (int,float) else f'{k}={v}' for k,v in args.items())
 
+def _losses(g):
+    "The figure that decides, so that lower is better"
+    return -g.error if 'higher' in g else g.error
+
 def _beside(g, ref):
     "The columns that compare the records of a row, `g`, with those of another, `ref`, by seed"
     seeds = g.index.intersection(ref.index)
     a,b = ref.loc[seeds],g.loc[seeds]
-    row = {'pairs' if k == 'n' else k: v for k,v in paired(a.error, b.error).items()} | dict(time=(b.step_ms/a.step_ms).median())
+    row = {'pairs' if k == 'n' else k: v for k,v in paired(_losses(a), _losses(b)).items()} | dict(time=(b.step_ms/a.step_ms).median())
     if 'nll' in g: row['nll_wins'] = int((a.nll.fillna(math.inf) > b.nll.fillna(math.inf)).sum())
     if 'memory_mb' in g: row['memory'] = (b.memory_mb/a.memory_mb).median()
     return row
@@ -78,6 +83,7 @@ def _beside(g, ref):
 def summary(
     records:list, # Records of runs that differ in method, its arguments and seed only; `label` tells apart those of one method
     base:str='baseline', # Row that the others are compared with
+    tests:int=None, # How many methods were compared, if some have no test; by default those that have one
 )->pd.DataFrame: # For each method the figures' means and deviations, its paired gain, and time and memory relative to the baseline
     "Methods side by side, in the order of `methods`"
     by,rows = rows_of(records),[]
@@ -91,7 +97,7 @@ def summary(
         if ref is not None and m == base: row.update(p=math.nan)
         rows.append(row)
     table = pd.DataFrame(rows).set_index('method')
-    if ref is not None: table['p_holm'] = holm([math.nan if m.startswith('baseline') else p for m,p in table.p.items()])
+    if ref is not None: table['p_holm'] = holm([math.nan if m.startswith('baseline') else p for m,p in table.p.items()], tests)
     return table
 
 # %% ../../nbs/34_bench.report.ipynb #13c5be41
@@ -136,19 +142,18 @@ def winners(
 
 # %% ../../nbs/34_bench.report.ipynb #efd2934f
 def equal_cost(
-    suite:Suite, # Of the records
+    costs:dict, # Label of a row: how many times as long the baseline that it is compared with trains
     records:list, # Of the comparison in one condition
-    condition=None, # Name of the condition
-)->pd.DataFrame: # For each method with a `cost` both comparisons, with p corrected for their number
+)->pd.DataFrame: # For each of these rows both comparisons, with p corrected for their number
     "Methods that cost more, at equal epochs and at equal cost"
     by,rows = rows_of(records),[]
-    for m,row in suite.conditions[condition]['rows'].items():
-        long = f"baseline ×{row.get('cost', 0):g}"
+    for m,cost in costs.items():
+        long = longer_baseline(cost)
         if not {m,long,'baseline'} <= by.keys(): continue
-        res = dict(method=m, cost=row['cost'], time=(by[m].step_ms/by['baseline'].step_ms).median(), error=by[m].error.mean())
+        res = dict(method=m, cost=cost, time=(by[m].step_ms/by['baseline'].step_ms).median(), error=by[m].error.mean())
         for i,b in (('epochs','baseline'),('cost',long)):
             seeds = by[b].index.intersection(by[m].index)
-            p = paired(by[b].error.loc[seeds], by[m].error.loc[seeds])
+            p = paired(_losses(by[b]).loc[seeds], _losses(by[m]).loc[seeds])
             res |= {f'{k}_{i}': p[k] for k in ('gain','low','high','wins','n','p')}
         rows.append(res)
     table = pd.DataFrame(rows)
@@ -349,7 +354,7 @@ def _condition(self:Report, c):
     shown,out = show_table(t),[] if c is None else [f'## {c}']
     if 'error_last5' in t: shown.insert(2, f'{_figure(t)[0]}, median of the last epochs', _pm(t.error_last5, t.error_last5_sd, 2))
     out.append(_markdown(shown))
-    if len(e := equal_cost(s, self.test[c], c)): out += ['### At equal cost', _markdown(_equal_text(e))]
+    if len(e := equal_cost(s.costs(c), self.test[c])): out += ['### At equal cost', _markdown(_equal_text(e))]
     if len(p := paper_figures(s, t, c)):
         out += ["### The paper's figures", 'Measured with its own code, data and training; for comparison only.', _markdown(p)]
     if len(g := grids(s, self.records, c)):

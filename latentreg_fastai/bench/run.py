@@ -7,7 +7,7 @@ __all__ = ['datasets', 'networks', 'tasks', 'optimizers', 'fits', 'precisions', 
            'settings_of_runs', 'needed_settings', 'named_settings', 'stages', 'figures_of_records', 'Registry',
            'Method', 'find_method', 'callbacks_and_loss', 'ExtraPass', 'pack_added', 'unpack_added', 'Settings',
            'as_settings', 'run_key', 'Run', 'check_plain', 'check_settings', 'Autocast', 'task_of', 'trained',
-           'keep_memory', 'versions', 'one_run']
+           'PeakMemory', 'keep_memory', 'for_record', 'device_name', 'versions', 'one_run']
 
 # %% ../../nbs/30_bench.run.ipynb #93aaba66
 import base64,cloudpickle,ctypes,dataclasses,gc,io,json,platform,reprlib,sys
@@ -298,7 +298,7 @@ def run_key(
     return json.dumps(json.loads(text, parse_float=lambda s: int(x) if (x := float(s)).is_integer() else x))   # 1.0 is 1
 
 # %% ../../nbs/30_bench.run.ipynb #d8cec437
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Run(Settings):
     "One training: on which data, of which network, with which method, and how. What is None was not set"
     data:str                 # The data set: a name in `datasets`
@@ -475,7 +475,7 @@ def trained(
     return learn
 
 # %% ../../nbs/30_bench.run.ipynb #f6050153
-class _PeakMemory:
+class PeakMemory:
     "Memory in MB at the highest since this was made, above what was in use then"
     def __init__(self):
         gc.collect(); _libc('malloc_trim', 0)
@@ -502,7 +502,10 @@ def keep_memory():
     _libc('mallopt', M_MMAP_MAX, 0); _libc('mallopt', M_TRIM_THRESHOLD, 2**31-1)
 
 # %% ../../nbs/30_bench.run.ipynb #083bfada
-def _for_record(who, v):
+def for_record(
+    who:str, # Who gave it, for the message
+    v, # What was measured
+): # The same, of what JSON can hold
     "`v` as it is read from a record: NumPy's scalars are numbers. Raises a `ValueError` if JSON cannot hold what `who` gave"
     fit = f'a record can hold: {_json_holds}'
     def other(o):
@@ -521,7 +524,7 @@ class _Watch(Callback):
         if self.epoch not in self.at: raise CancelValidException
     def after_epoch(self):
         if self.epoch not in self.at: return
-        self.figures = _for_record(f'the task {type(self.task).__name__}', self.task.figures(self.learn))
+        self.figures = for_record(f'the task {type(self.task).__name__}', self.task.figures(self.learn))
         twice = [m for m in self.measures if m in self.figures]
         if twice: raise ValueError(f'a measure cannot be named {twice[0]!r}, a figure of the task: register it under another name')
         measured = {k: self.figures[k] for k in ('nll','error') if k in self.figures}
@@ -531,7 +534,7 @@ def _clock(device):
     if device.type == 'cuda': torch.cuda.synchronize(device)
     return time.perf_counter()
 
-def _card(device): return torch.cuda.get_device_name(device) if device.type == 'cuda' else str(device)
+def device_name(device:torch.device)->str: "What a record says of the device"; return torch.cuda.get_device_name(device) if device.type == 'cuda' else str(device)
 
 # %% ../../nbs/30_bench.run.ipynb #9ea4b3cd
 def versions()->dict:
@@ -544,7 +547,7 @@ def one_run(
 )->dict: # Its record
     "Train as `run` says and measure on the validation loader"
     run,start = Run.from_dict(run).check(),time.perf_counter()
-    n,last,points,peak,task = run.epochs,run.get('last', 5),run.get('points', 10),_PeakMemory(),task_of(run)
+    n,last,points,peak,task = run.epochs,run.get('last', 5),run.get('points', 10),PeakMemory(),task_of(run)
     watch = _Watch(set(range(max(0, n-last), n)) | set(range(0, n, max(1, n//points))), task, run.measures or ())
     learn = trained(run, watch)
     ends = [c for c in watch.curve if c['epoch'] >= n-last]
@@ -552,7 +555,7 @@ def one_run(
     final = lambda term: next((t for t in reversed(term) if not math.isnan(t)), None)
     return {**run, **({} if task.figure == Classification.figure else dict(figure=task.figure)), **watch.figures,
             **{f'{k}_last5': float(np.median([c[k] for c in ends])) for k in ('error','nll') if k in watch.figures},
-            **{m: _for_record(f'measures[{m!r}]', measures.find(m)(learn)) for m in run.measures or ()},
+            **{m: for_record(f'measures[{m!r}]', measures.find(m)(learn)) for m in run.measures or ()},
             'curve': watch.curve, 'terms': {k: final(v) for k,v in getattr(learn.recorder, 'terms', {}).items()},
             'step_ms': step_ms, 'images_s': learn.dls.train.bs/step_ms*1e3, 'memory_mb': peak.mb(), 'seconds': time.perf_counter()-start,
-            'device': _card(device), 'threads': torch.get_num_threads(), 'versions': versions()}
+            'device': device_name(device), 'threads': torch.get_num_threads(), 'versions': versions()}

@@ -125,7 +125,11 @@ def _check_seeds(self:Suite, c):
     if set(c['seeds']) & set(c['tune']['seeds']): raise self._error('`seeds` and the seeds of `tune` must differ')
 
 # %% ../../nbs/33_bench.suite.ipynb #cdede327
-def _longer(cost): return f'baseline ×{cost:g}'
+def longer_baseline(
+    cost:float, # How many times as long it trains
+)->str:
+    "The row of a baseline that trains for longer"
+    return f'baseline ×{cost:g}'
 
 @patch
 def _complete(self:Suite, c):
@@ -144,7 +148,7 @@ def _complete(self:Suite, c):
     chosen = any('grid' in r for r in c['rows'].values()) or len(c['lrs']) > 1
     if chosen and not c['tune'].get('n_valid'): raise self._error('`tune` needs `n_valid`, the number of held-out images for the choices')
     for n in sorted({r['cost'] for r in c['rows'].values() if 'cost' in r}):
-        c['rows'].setdefault(_longer(n), {'of': 'baseline', 'args': {}, 'run': {'epochs': round(n*c['base']['epochs'])}})
+        c['rows'].setdefault(longer_baseline(n), {'of': 'baseline', 'args': {}, 'run': {'epochs': round(n*c['base']['epochs'])}})
 
 @patch
 def _complete_row(self:Suite, label, row, base):
@@ -177,7 +181,7 @@ def only(self:Suite,
     res.conditions = {k: dict(c) for k,c in self.conditions.items() if conditions is None or k in conditions}
     for c in res.conditions.values():
         if rows:
-            longer = {_longer(c['rows'][r]['cost']) for r in rows if 'cost' in c['rows'].get(r, {})}
+            longer = {longer_baseline(c['rows'][r]['cost']) for r in rows if 'cost' in c['rows'].get(r, {})}
             c['rows'] = {r: v for r,v in c['rows'].items() if r in rows or r == 'baseline' or r in longer}
         if seeds:
             c['seeds'] = c['seeds'][:seeds] if seeds <= len(c['seeds']) else list(range(seeds))
@@ -207,6 +211,13 @@ def check_data(self:Suite):
     for base in {json.dumps([b['data'],b['data_args']]): b for b in bases}.values():
         try: datasets.find(base['data'], self.who)(**base['data_args'])
         except TypeError as e: raise self._error(f"the data_args of {base['data']} do not fit: {e}") from e
+
+@patch
+def costs(self:Suite,
+    condition=None, # Name of the condition
+)->dict:
+    "Row: how many times as long the baseline that it is compared with trains, for those rows that say it"
+    return {m: row['cost'] for m,row in self.conditions[condition]['rows'].items() if 'cost' in row}
 
 # %% ../../nbs/33_bench.suite.ipynb #f895d6b9
 @patch
