@@ -530,7 +530,7 @@ def test_every_run_failed(tmp_path):
 def test_one_method_that_always_failed(tmp_path):
     rs = [failing(r) if label(r) == 'ITRA-c' and r['stage'] == 'test' else r for r in records()]
     r = Report(write(tmp_path, rs)); r.write()
-    assert 'ITRA-c' not in r.tables['small'].index and list(equal_cost(r.suite, r.test['small']).index) == ['Phantom k=3']
+    assert 'ITRA-c' not in r.tables['small'].index and list(equal_cost(r.suite.costs('small'), r.test['small']).index) == ['Phantom k=3']
 
 @pytest.mark.parametrize('rows', [['baseline'], ['baseline','baseline ×2'], ['ITRA-c'], ['cw-VR','baseline ×2'], ['baseline','cw-VR']], ids=' and '.join)
 def test_some_rows_alone(rows, tmp_path):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['experiments', 'Grid', 'Copies', 'Together', 'as_grid', 'is_lower_better', 'figure_of', 'Experiment', 'Trial']
 
-# %% ../../nbs/36_bench.experiment.ipynb #a45fcdd7
+# %% ../../nbs/36_bench.experiment.ipynb #2e639b8f
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from ..metrics import *
 from ..data.groups import *
 from .run import *
 
-# %% ../../nbs/36_bench.experiment.ipynb #205a6002
+# %% ../../nbs/36_bench.experiment.ipynb #e6e585bd
 class Grid:
     "A method with arguments of which some are tried"
     def __init__(self,
@@ -91,7 +91,7 @@ def _said(o):
     own = {k: v for k,v in sorted(vars(o).items()) if isinstance(v, (str,int,float,bool)) and k != 'training' and not k.startswith('_')}
     return f"{type(o).__name__}({', '.join(f'{k}={v!r}' for k,v in own.items())})"
 
-# %% ../../nbs/36_bench.experiment.ipynb #ef69dd43
+# %% ../../nbs/36_bench.experiment.ipynb #b2b6e3e3
 _errors_by_other_names = {'mse','rmse','mae','msle','exp_rmspe','perplexity'}   # fastai's own
 
 def is_lower_better(
@@ -112,7 +112,7 @@ def figure_of(
     if name in ('error_rate','accuracy'): return dict(error=100*(v if name == 'error_rate' else 1-v))
     return dict(error=v, figure=name, **({} if is_lower_better(name) else dict(higher=True)))
 
-# %% ../../nbs/36_bench.experiment.ipynb #e0437c5d
+# %% ../../nbs/36_bench.experiment.ipynb #3e837e98
 class Experiment:
     "The user's own learner, fit and methods"
     def __init__(self,
@@ -162,7 +162,7 @@ class Experiment:
 experiments = Registry('experiment', 'experiments', {})
 registries['experiments'] = experiments
 
-# %% ../../nbs/36_bench.experiment.ipynb #1e89c5b2
+# %% ../../nbs/36_bench.experiment.ipynb #380a3e3d
 @patch
 def check_seeds(self:Experiment,
     seeds, # Two or more
@@ -195,7 +195,7 @@ def _beginning(self:Experiment, learn, seed):
         with as_it_was(learn.model.train()), torch.no_grad(): out = learn.model(*L(xb))
     return weights,[t.cpu() for t in tensors_in(b)],[t.cpu() for t in tensors_in(out)]
 
-# %% ../../nbs/36_bench.experiment.ipynb #65825189
+# %% ../../nbs/36_bench.experiment.ipynb #885f79dd
 @dataclass(frozen=True, eq=False, repr=False)
 class Trial(Settings):
     "One training of an experiment. What is None was not set"
