@@ -259,7 +259,7 @@ class Settings(Mapping):
         if missing: raise ValueError(f"a {what} needs {', '.join(map(repr, missing))}{besides}")
         return cls(**{k: d[k] for k in names if k in d})
 
-    def measured(self)->dict: raise NotImplementedError(f'{type(self).__name__} needs a method `measured`, which trains and gives the record')
+    def measured(self)->dict: "Train and measure; the record"; raise NotImplementedError(f'{type(self).__name__}: no `measured`')
     def check(self): "Raise a `ValueError` if this cannot be trained as it says"; return self
     def replaced(self, **changes): "These with other settings"; return dataclasses.replace(self, **changes)
     def to_dict(self)->dict: "What was set: the first part of the record"; return dict(self)
@@ -534,7 +534,7 @@ def _clock(device):
     if device.type == 'cuda': torch.cuda.synchronize(device)
     return time.perf_counter()
 
-def device_name(device:torch.device)->str: "What a record says of the device"; return torch.cuda.get_device_name(device) if device.type == 'cuda' else str(device)
+def device_name(device): "What a record says of it"; return torch.cuda.get_device_name(device) if device.type == 'cuda' else str(device)
 
 # %% ../../nbs/30_bench.run.ipynb #9ea4b3cd
 def versions()->dict:
