@@ -7,5 +7,6 @@ from .experiment import *
 from .plan import *
 from .report import *
 from .compare import *
+from .files import *
 from .speed import *
 from ..cli import *

@@ -135,12 +135,17 @@ class Experiment:
         self.measures = measures or {}
         pars = inspect.signature(fit).parameters
         self.scales = 'scale' in pars or any(p.kind == p.VAR_KEYWORD for p in pars.values())
+        self.warm = False                                # was `learner` called in this process?
+
+    def __getstate__(self): return {**self.__dict__, 'warm': False}
 
     def start(self,
         seed:int, # Of everything that is random
         held_out:float=None, # Share of the training set that takes the place of the validation set
     )->Learner:
         "A fresh learner, with equal weights and batches for equal seeds"
+        if not self.warm: self.learner(seed)             # what it keeps, as loaders, is made at the first call, with random numbers of its own
+        self.warm = True
         set_seed(seed)
         learn = self.learner(seed)
         if not isinstance(learn, Learner): raise TypeError(f'compare: `learner` must return a fastai Learner, not {_said(learn)}')
@@ -174,7 +179,10 @@ def check_seeds(self:Experiment,
         raise ValueError('compare: `learner` gives the same network each time, so that a training would go on where the last one ended: '
                          'make the network within it')
     a,b = (self._beginning(l, s) for l,s in zip(learners, seeds))
-    same = [len(x) == len(y) and all(map(torch.equal, x, y)) for x,y in zip(a, b)]   # of other shapes is not equal
+    if not _same(a, self._beginning(self.start(seeds[0]), seeds[0]))[0]:
+        raise ValueError('compare: `learner` gives other weights for the same seed, so that methods would not have equal starts: '
+                         'is a seed of the time set within it, or does its work depend on the calls before?')
+    same = _same(a, b)
     if all(same):
         raise ValueError('compare: `learner` gives the same learner and the same batches for different seeds, so that all trainings '
                          'would be the same: is the seed set within it, or is the training loader not shuffled?')
@@ -194,6 +202,10 @@ def _beginning(self:Experiment, learn, seed):
         xb = to_device(b[:getattr(learn.dls.train, 'n_inp', 1)], learn.dls.device)
         with as_it_was(learn.model.train()), torch.no_grad(): out = learn.model(*L(xb))
     return weights,[t.cpu() for t in tensors_in(b)],[t.cpu() for t in tensors_in(out)]
+
+def _same(a, b):
+    "Of weights, batches and outputs: are they equal? Tensors of other shapes are not"
+    return [len(x) == len(y) and all(map(torch.equal, x, y)) for x,y in zip(a, b)]
 
 # %% ../../nbs/36_bench.experiment.ipynb #885f79dd
 @dataclass(frozen=True, eq=False, repr=False)
