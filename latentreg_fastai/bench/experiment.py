@@ -144,7 +144,7 @@ class Experiment:
         held_out:float=None, # Share of the training set that takes the place of the validation set
     )->Learner:
         "A fresh learner, with equal weights and batches for equal seeds"
-        if not self.warm: self.learner(seed)             # what it keeps, as loaders, is made at the first call, with random numbers of its own
+        if not self.warm: self.learner(seed)             # what it keeps, like loaders, is made now, with random numbers of its own
         self.warm = True
         set_seed(seed)
         learn = self.learner(seed)
