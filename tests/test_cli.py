@@ -91,9 +91,9 @@ def test_without_what_only_unix_has(tmp_path):
     code = WINDOWS + f"""
 import importlib
 for n in {names!r}: importlib.import_module(n)
-from latentreg_fastai.bench.run import _PeakMemory
+from latentreg_fastai.bench.run import PeakMemory
 import math
-assert math.isnan(_PeakMemory().mb())
+assert math.isnan(PeakMemory().mb())
 from latentreg_fastai.cli import main
 main()"""
     p = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, 'demo', '--methods', 'baseline', 'cw-VR', '--seeds', '2', '--out', str(tmp_path/'out')], capture_output=True, text=True)
