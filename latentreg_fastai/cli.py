@@ -11,7 +11,7 @@ import latentreg_fastai
 
 # %% ../nbs/40_cli.ipynb #3a155f8e
 def _add_bench_arguments(p):
-    p.add_argument('suite', nargs='?', help='name of a suite, or the path of a .yaml file of your own')
+    p.add_argument('suite', nargs='?', help='name of a suite or an experiment, or the path of a .yaml or .py file of your own')
     p.add_argument('--list', action='store_true', help='show the suites')
     p.add_argument('--methods', nargs='+', metavar='ROW', help='some of the rows of the suite, beside the baseline')
     p.add_argument('--conditions', nargs='+', metavar='CONDITION', help='some of its conditions')
@@ -23,7 +23,23 @@ def _add_bench_arguments(p):
                    help='where runs go: processes here, or the workers of a Dask cluster')
     p.add_argument('--scheduler', metavar='ADDRESS', help='of the Dask scheduler')
     p.add_argument('--retry', action='store_true', help='do runs again that failed')
-    p.add_argument('--smoke', action='store_true', help='a few steps of every row on little data, to see that it works')
+    p.add_argument('--smoke', action='store_true', help='a few steps of every row on little data, to see that it works; for suites')
+    p.add_argument('--budget', metavar='TIME', help='the time that it may take, as 30min; for experiments')
+
+def _add_compare_arguments(p):
+    p.add_argument('folder', help='images, in a subfolder for each class, or in train and valid with these in them')
+    p.add_argument('--arch', default='resnet18', help="a network of torchvision's or timm's; pretrained where its weights can be had")
+    p.add_argument('--epochs', type=int, default=5, help='epochs of fine-tuning')
+    p.add_argument('--lr', type=float, default=2e-3, help='learning rate')
+    p.add_argument('--size', type=int, default=128, help='of the images, in pixels')
+    p.add_argument('--bs', type=int, default=32, help='images in a batch')
+    p.add_argument('--budget', metavar='TIME', help='the time that it may take, as 30min; all is run if not given')
+    p.add_argument('--methods', nargs='+', metavar='METHOD', help='some of the suggested methods')
+    p.add_argument('--seeds', type=int, default=5, help='runs of each method')
+    p.add_argument('--jobs', type=int, default=1, help='runs at a time, each in a process of its own')
+    p.add_argument('--device', help="cpu, cuda, cuda:1, mps; fastai's choice if not given")
+    p.add_argument('--out', help='folder for the records and the report; latentreg-compare/FOLDER if not given')
+    p.add_argument('--retry', action='store_true', help='do runs again that failed')
 
 # %% ../nbs/40_cli.ipynb #77545efa
 _status = ('Exit status: 0 if all was done; 1 if rows of a table lack runs that failed, which the table tells; '
@@ -45,10 +61,12 @@ def _parser():
                    help=f'names of methods, all that fit a plain classifier if not given; {known}')
     p.add_argument('--seeds', type=int, default=3, help='runs of each method')
     p.add_argument('--force', action='store_true', help='replace the results in the folder')
-    p = command('bench', _bench, 'Run a suite, print its tables and write a report; it goes on where it stopped')
+    p = command('bench', _bench, 'Run a suite or an experiment, print its tables and write a report; it goes on where it stopped')
     _add_bench_arguments(p)
+    p = command('compare', _compare, 'Compare the methods that suit it on a folder of images; it goes on where it stopped')
+    _add_compare_arguments(p)
     p = command('report', _report, 'Print the tables of records and write the report: Markdown, CSV, plots')
-    p.add_argument('folders', nargs='+', metavar='DIR', help='folder of `latentreg bench`')
+    p.add_argument('folders', nargs='+', metavar='DIR', help='folder of `latentreg bench` or `latentreg compare`')
     p = command('speed', _speed, 'Time a training step with each callback, relative to one without')
     p.add_argument('--methods', nargs='+', metavar='METHOD', help=f'names of methods, all if not given; {known}')
     p.add_argument('--rounds', type=int, default=7, help='rounds over which the median is taken')
@@ -102,8 +120,9 @@ def _demo(args):
 
 # %% ../nbs/40_cli.ipynb #23c44823
 def _list():
-    "The suites, with what they take"
-    from latentreg_fastai.bench import Suite,suite_files
+    "The suites, with what they take, and the experiments"
+    import ast
+    from latentreg_fastai.bench import Suite,experiment_files,suite_files
     rows = []
     for name in suite_files():
         s = Suite.load(name)
@@ -111,6 +130,8 @@ def _list():
         on = sorted({'GPU' if c['gpu'] else 'CPU' for c in s.conditions.values()})
         runs = len(s.lr_runs()) + len(s.strength_runs(lrs)) + len(s.test_runs(lrs, {}))
         rows.append(dict(suite=name, conditions=len(s.conditions), runs=runs, on=' and '.join(on), what=s.title))
+    for name,file in experiment_files().items():
+        rows.append(dict(suite=name, conditions='', runs='', on='CPU', what=ast.get_docstring(ast.parse(file.read_text(encoding='utf8')))))
     width = [max(len(str(r[k])) for r in (*rows, {k: k})) for k in rows[0]]
     return '\n'.join('  '.join(str(v).ljust(w) for v,w in zip(r.values(), width)).rstrip() for r in (dict(zip(rows[0], rows[0])), *rows))
 
@@ -121,8 +142,10 @@ def _bench(args):
     import torch
     from pathlib import Path
     from fastai.torch_core import default_device
-    from latentreg_fastai.bench import Suite,bench,use_device
+    from latentreg_fastai.bench import Suite,bench,experiment_files,use_device
     if args.suite == 'digits': torch.set_num_threads(1)  # as in the demo
+    if args.suite.endswith('.py') or args.suite in experiment_files(): return _experiment(args)
+    if args.budget: args.error('--budget is for experiments: a suite says what it runs')
     suite = Suite.load(args.suite)
     use_device(args.device)
     gpu = [c for c,s in suite.conditions.items() if s['gpu']]
@@ -139,16 +162,48 @@ def _bench(args):
         report = bench(suite, folder, jobs=args.jobs, device=args.device, scheduler=args.scheduler, retry=args.retry)
     return _print(report)
 
+def _experiment(args):
+    "`latentreg bench` of a Python file"
+    from pathlib import Path
+    from latentreg_fastai.bench import compare,read_experiment
+    for k in ('conditions','smoke'):
+        if getattr(args, k): args.error(f'--{k} is for suites, and {args.suite} is an experiment')
+    with _progress():
+        given = read_experiment(args.suite)
+        given |= {k: v for k in ('seeds','budget') if (v := getattr(args, k)) is not None}
+        if args.methods: given['methods'] = _some(args, given['methods'])
+        out = args.out or Path('latentreg-bench')/Path(args.suite).stem
+        res = compare(**given, out=out, jobs=args.jobs, device=args.device, scheduler=args.scheduler, retry=args.retry)
+    return _print(res)
+
+def _some(args, methods):
+    unknown = [m for m in args.methods if m not in methods]
+    if unknown: args.error(f"there is no method {', '.join(map(repr, unknown))} in it: there are {', '.join(methods)}")
+    return {m: methods[m] for m in args.methods}
+
+def _compare(args):
+    from pathlib import Path
+    from latentreg_fastai.bench import ImageFolder,compare,suggested_methods,use_device
+    use_device(args.device)
+    with _progress():
+        images = ImageFolder(args.folder, args.arch, args.epochs, args.lr, args.size, args.bs)
+        methods = 'suggested' if not args.methods else _some(args, suggested_methods(images.learner(0))[0])
+        out = args.out or Path('latentreg-compare')/images.folder.name
+        given = dict(budget=args.budget, device=args.device, retry=args.retry)
+        res = compare(images.learner, images.fit, methods, args.seeds, out, args.jobs, **given)
+    return _print(res)
+
 # %% ../nbs/40_cli.ipynb #6f6ebbd5
 def _report(args):
-    from latentreg_fastai.bench import Report
-    return any([_print(Report(folder)) for folder in args.folders])
+    from latentreg_fastai.bench import report_of
+    return any([_print(report_of(folder)) for folder in args.folders])
 
 def _print(report):
     "Write and print a report. Does a row lack runs that failed?"
-    from latentreg_fastai.bench import failed,failures,show_table
+    from latentreg_fastai.bench import failed,failures
     files = report.write()                               # first: what is printed may fail
-    for c,t in report.tables.items(): _say('', report.title(c), show_table(t).to_string(), *failures(t).splitlines())
+    for c,t in report.tables.items(): _say('', report.title(c), report.for_reader(c).to_string(), *failures(t).splitlines())
+    if report.remarks: _say('', *report.remarks)
     bad = [r for r in report.records if failed(r)]
     runs = f"{len(bad)} run{'s' if len(bad) > 1 else ''}"
     if bad: _say(f"\n{runs} failed, the first with {bad[0]['failed']}; `latentreg bench` with --retry does them again")

@@ -34,11 +34,14 @@ class Comparison(Report):
         place = {m: i for i,m in enumerate(['baseline', *self.about['methods']])}
         test = [r for r in self.records if r.get('stage') == 'test']
         self.test = {None: sorted(test, key=lambda r: place.get(r['method'], len(place)))}
-        self.tables = {None: summary(test, tests=len(self.about['methods']))} if any(not failed(r) for r in test) else {}
+        self.tables = {None: summary(test, tests=len(self.about['methods']))} if test else {}
 
     @property
     def notes(self)->list: "What was left out, and why"; return self.about['notes']
+    @property
+    def remarks(self)->list: "What is said below the table"; return [self.advice, *self.notes]
     def title(self, c=None)->str: "Its heading"; return self.about['title']
+    def for_reader(self, c=None)->pd.DataFrame: "The table, as text"; return self.shown
 
     @property
     def at_equal_cost(self)->pd.DataFrame:
@@ -70,8 +73,8 @@ class Comparison(Report):
         "Paired gains with their 95% intervals over the cost of a step; returns the axes"
         return plot_gains({self.title(): self.tables[None]}, **kwargs)[0]
 
-    def _repr_markdown_(self): return '\n\n'.join([markdown_table(self.shown), self.advice, *self.notes])
-    def __repr__(self): return '\n\n'.join([self.shown.to_string(), self.advice, *self.notes])
+    def _repr_markdown_(self): return '\n\n'.join([markdown_table(self.shown), *self.remarks])
+    def __repr__(self): return '\n\n'.join([self.shown.to_string(), *self.remarks])
 
 def _gain_at_cost(r): return f'{r.gain_cost:.2f} ({r.low_cost:.2f} to {r.high_cost:.2f}), ×{r.cost:g}'
 
@@ -81,7 +84,7 @@ def _listed(names): return names[0] if len(names) == 1 else f"{', '.join(names[:
 @patch(as_prop=True)
 def advice(self:Comparison)->str:
     "What follows from the table"
-    if not self.tables: return 'No run of the comparison has ended well.'
+    if all(map(failed, self.test[None])): return 'No run of the comparison has ended well.'
     t = self.tables[None]
     rest = t[~t.index.str.startswith('baseline')]
     if 'gain' not in t or not len(rest): return 'There is nothing to compare: either the baseline or every method is missing.'

@@ -346,6 +346,9 @@ class Report:
         "Its heading"
         return self.suite.title if c is None else c
 
+    remarks = ()                                         # sentences below the tables
+    def for_reader(self, c=None)->pd.DataFrame: "The table of a condition, as text"; return show_table(self.tables[c])
+
     def table(self)->pd.DataFrame:
         "The tables of all conditions, one below the other"
         if not self.tables: return pd.DataFrame()
