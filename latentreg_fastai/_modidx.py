@@ -139,6 +139,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'latentreg_fastai/bench/files.py'),
                                               'latentreg_fastai.bench.files._image_dls': ( 'bench.files.html#_image_dls',
                                                                                            'latentreg_fastai/bench/files.py'),
+                                              'latentreg_fastai.bench.files._lies_in': ( 'bench.files.html#_lies_in',
+                                                                                         'latentreg_fastai/bench/files.py'),
                                               'latentreg_fastai.bench.files._on_path': ( 'bench.files.html#_on_path',
                                                                                          'latentreg_fastai/bench/files.py'),
                                               'latentreg_fastai.bench.files._own_names': ( 'bench.files.html#_own_names',

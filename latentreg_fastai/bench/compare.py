@@ -105,7 +105,8 @@ def _verdict(t, rest):
     if parts: return ' '.join(parts)
     first = rest.gain.idxmax() if rest.gain.notna().any() else None
     few = rest.pairs.max() < min_seeds
-    if first is None or rest.gain[first] <= 0: return f"No method was better than the baseline on average{'' if few else ': train without one'}."
+    if first is None or rest.gain[first] <= 0:
+        return 'No method was better than the baseline on average' + ('.' if few else ': train without one.')
     why = f'With fewer than {min_seeds} seeds nothing is tested' if few else 'No difference to the baseline is beyond chance'
     need = _seeds_needed(rest.gain[first], rest.gain_sd[first])
     more = f'; if that gain is real, about {need} seeds would show it' if need and need > rest.pairs[first] else ''
@@ -184,7 +185,7 @@ def suggested_methods(
         res['label smoothing'] = Grid(LabelSmoothingCrossEntropyFlat, eps=(.05,.1,.2)),'it is the usual remedy for overconfidence'
     if 'mixup' in places:
         res['manifold mixup'] = Grid(ManifoldMixup, alpha=(.2,1.)),'it mixes hidden states and targets, of classes and of numbers alike'
-    if not res: raise ValueError('compare: nothing is suggested for a learner in which no place can be read or mixed: name methods yourself')
+    if not res: raise ValueError('compare: nothing is suggested where no place can be read or mixed: name methods yourself')
     return {k: g for k,(g,_) in res.items()},{k: why for k,(_,why) in res.items()}
 
 # %% ../../nbs/39_bench.compare.ipynb #0932ae62
