@@ -15,6 +15,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                          'latentreg_fastai/bench/compare.py'),
                                                 'latentreg_fastai.bench.compare.Comparison._repr_markdown_': ( 'bench.compare.html#comparison._repr_markdown_',
                                                                                                                'latentreg_fastai/bench/compare.py'),
+                                                'latentreg_fastai.bench.compare.Comparison._said': ( 'bench.compare.html#comparison._said',
+                                                                                                     'latentreg_fastai/bench/compare.py'),
                                                 'latentreg_fastai.bench.compare.Comparison.advice': ( 'bench.compare.html#comparison.advice',
                                                                                                       'latentreg_fastai/bench/compare.py'),
                                                 'latentreg_fastai.bench.compare.Comparison.at_equal_cost': ( 'bench.compare.html#comparison.at_equal_cost',

@@ -74,8 +74,11 @@ class Comparison(Report):
         "Paired gains with their 95% intervals over the cost of a step; returns the axes"
         return plot_gains({self.title(): self.tables[None]}, **kwargs)[0]
 
-    def _repr_markdown_(self): return '\n\n'.join([markdown_table(self.shown), *self.remarks])
-    def __repr__(self): return '\n\n'.join([self.shown.to_string(), *self.remarks])
+    def _said(self, table):
+        bad = [line for t in self.tables.values() for line in failures(t).splitlines()]
+        return '\n\n'.join([table, *self.remarks, *bad])
+    def _repr_markdown_(self): return self._said(markdown_table(self.shown))
+    def __repr__(self): return self._said(self.shown.to_string())
 
 def _gain_at_cost(r):
     interval = '' if math.isnan(r.low_cost) else f' ({r.low_cost:.2f} to {r.high_cost:.2f})'
