@@ -1791,8 +1791,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'latentreg_fastai/strength.py'),
                                            'latentreg_fastai.strength._Trial.looking': ( 'strength.html#_trial.looking',
                                                                                          'latentreg_fastai/strength.py'),
-                                           'latentreg_fastai.strength._Trial.place': ( 'strength.html#_trial.place',
-                                                                                       'latentreg_fastai/strength.py'),
                                            'latentreg_fastai.strength._Trial.share_at': ( 'strength.html#_trial.share_at',
                                                                                           'latentreg_fastai/strength.py'),
                                            'latentreg_fastai.strength._check': ('strength.html#_check', 'latentreg_fastai/strength.py'),

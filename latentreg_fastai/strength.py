@@ -18,7 +18,7 @@ from fastai.callback.tracker import TrackerCallback
 from fastcore.xtras import ReindexCollection
 from torch.autograd.graph import get_gradient_edge
 
-# %% ../nbs/27_strength.ipynb #336ed4b7
+# %% ../nbs/27_strength.ipynb #0225bd29
 class _Trial(Callback):
     "Trains `steps` batches in one cycle, or passes over them, measures in `looks` more, in which no step is taken, and ends the fit"
     name,order,run_valid = 'lr_finder',ParamScheduler.order-1,False
@@ -29,15 +29,13 @@ class _Trial(Callback):
 
     @property
     def looking(self): return self.train_iter >= self.steps
-    @property
-    def place(self): return str(getattr(self.cb, 'site', None) or 'the weights')
-
     def share_at(self, i): return (self.epoch*self.n_iter + i)/self.steps
 
     def before_batch(self):
         self.learn.pct_train = min(1., self.train_iter/self.steps)
         if not self.train and not self.looking: raise CancelBatchException   # so that the same batches are measured in, before and after
         site = getattr(self.cb, 'site', None)
+        self.place = 'the weights' if site is None else str(site)
         if self.looking and site is not None: self._hook = site.hook(self._see)
 
     def _see(self, z):
@@ -91,14 +89,14 @@ def _put_back(learn, seed):
         for dl,state in rngs: dl.rng.setstate(state)
         for o,idxs in orders: o.idxs = idxs
 
-# %% ../nbs/27_strength.ipynb #af2ae68f
+# %% ../nbs/27_strength.ipynb #d8542477
 _left_out = ProgressCallback,ShowGraphCallback,CSVLogger,TrackerCallback,TrainingSaver
 
 def _twin(learn, cb):
     "A learner with the network and the data of `learn`, and with callbacks and an optimizer of its own; and a copy of `cb`, which it has not"
     twin,cbs = copy(learn),[c for c in learn.cbs if not isinstance(c, _left_out)]
     loaders = [o for c in (*cbs,cb) for o in vars(c).values() if isinstance(o, (DataLoader,torch.utils.data.DataLoader))]
-    shared = [learn.model,learn.dls,learn.opt,learn.loss_func,*learn.model.modules(),*learn.model.parameters(),*learn.model.buffers(),
+    shared = [learn.model,learn.dls,learn.loss_func,*learn.model.modules(),*learn.model.parameters(),*learn.model.buffers(),
               *[dl.dataset for dl in loaders]]
     memo = {id(o): o for o in shared} | {id(learn): twin}
     def copied(o):
