@@ -113,7 +113,7 @@ def _twin(learn, cb):
     if any(c is mine for c in twin.cbs): twin.remove_cb(mine)
     return twin,mine
 
-# %% ../nbs/27_strength.ipynb #2e14de3a
+# %% ../nbs/27_strength.ipynb #ce54386c
 _next_to_none = 1e-20 # A weight at which training is as without the term, whose state, as `CenterLoss`'s, follows it all the same
 
 def _trial(learn, cb, weight, train, steps, looks, lr, seed):
@@ -126,43 +126,41 @@ def _trial(learn, cb, weight, train, steps, looks, lr, seed):
             twin.remove_cbs([c for c in twin.cbs if isinstance(c, TermRecorder) and c.cb is mine])   # it would complain about a weight too large
             twin.fit_one_cycle(-(-(steps+looks)//len(twin.dls.train)), lr, cbs=trial)
             if trial.rows: return dict(place=trial.place) | pd.DataFrame(trial.rows).mean(skipna=False).to_dict()
+            if twin.train_iter < steps: return defaultdict(lambda: math.nan)   # another callback has ended the fit, as `TerminateOnNaNCallback`
         finally: twin.remove_cbs(list(twin.cbs))
     raise cb.error('it added no term in the batches that were to be measured')
 
-# %% ../nbs/27_strength.ipynb #fafa5a51
+# %% ../nbs/27_strength.ipynb #45ed5c33
 class SuggestedWeight:
-    "What `weight_find` found: `weight` is the one that it suggests, `table` what it measured"
+    "What `weight_find` found: `weight` is the one that it suggests, `limit` the one at which learning suffers, `table` what was measured"
     def __init__(self,
         name:str, # Of the term
         place:str, # Where the term is
-        start:dict, # What was measured before training; the ratios of gradients for a weight of 1
-        table:pd.DataFrame, # For each weight (index; 0 is without the term) the term, the loss and the two ratios after training
-        cost:float, # The share of what the loss falls by that the term may cost
+        start:dict, # What was measured before training; the ratios of gradients are those for a weight of 1
+        table:pd.DataFrame, # For each weight (index; 0 is without the term) the term, the loss and both ratios after training
+        cost:float, # The share of what the loss falls by that is lost at `limit`
     ):
         store_attr()
-        self.weight,self.note = self._suggested()
+        without = table.loss.iloc[0]
+        self.allowed = without + cost*(start['loss'] - without)
+        self.limit,self.note = self._limit(table.index.to_numpy()[1:], (table.loss.to_numpy() - self.allowed)[1:])
+        self.weight = float(f'{self.limit/3:.1g}')
 
-    @property
-    def allowed(self):
-        "The highest loss after the short training that the term may leave"
-        without = self.table.loss.iloc[0]
-        return without + self.cost*(self.start['loss'] - without)
-
-    def _suggested(self):
-        "The largest weight up to which every loss is allowed, between two of those that were tried; and what is to be said about it"
-        w,over = self.table.index.to_numpy()[1:],(self.table.loss.to_numpy() - self.allowed)[1:]
-        i = next((i for i,o in enumerate(over) if not o <= 0), None)
-        if i is None: return w[-1],f'no weight up to {w[-1]:g} cost that much: try larger ones, `weights=`'
-        if i == 0: return w[0],f'even {w[0]:g} costs more than that: try smaller ones, `weights=`'
-        t = -over[i-1]/(over[i] - over[i-1]) if math.isfinite(over[i]) else 0.
-        return float(f'{w[i-1]*(w[i]/w[i-1])**t:.1g}'),''
+    def _limit(self, w, over):
+        "The weight at which the loss crosses what is allowed, between two of those that were tried; and what is to be said about it"
+        fine = [i for i,o in enumerate(over) if o <= 0]
+        if not fine: return w[0],f'even {w[0]:g} costs more: try smaller ones, `weights=`'
+        i = fine[-1]
+        if i+1 == len(w): return w[i],f'no weight up to {w[i]:g} costs that much: larger ones may do, `weights=`'
+        t = over[i]/(over[i] - over[i+1]) if math.isfinite(over[i+1]) else 0.
+        return w[i]*(w[i+1]/w[i])**t,''
 
     def __float__(self): return self.weight
     def __repr__(self):
-        return (f'weight {self.weight:g} for {self.name} ({self.place}): the largest that costs at most {100*self.cost:g}% of what the loss falls by '
-                f'in the short training{"; " + self.note if self.note else ""}')
+        return (f'weight {self.weight:g} for {self.name} ({self.place}), a third of {self.limit:.2g}, where the short training loses '
+                f'{100*self.cost:g}% of what the loss falls by{"; " + self.note if self.note else ""}')
 
-# %% ../nbs/27_strength.ipynb #e242bf0e
+# %% ../nbs/27_strength.ipynb #dc2af1f0
 @patch
 @styled
 def plot(self:SuggestedWeight, ax=None, figsize=None):
@@ -174,20 +172,22 @@ def plot(self:SuggestedWeight, ax=None, figsize=None):
         a.axhline(none[k], color='#000000', lw=1, ls='--', label='without the term')
         a.axhline(s[k], color='#999999', lw=1, ls=':', label='at the start')
         a.set(ylabel=as_written(self.name) if k == 'term' else k)
-    axs[1].axhline(self.allowed, color=orange, lw=1, label='allowed')
+    axs[1].axhline(self.allowed, color=orange, lw=1, label=f'{100*self.cost:g}% lost')
     for k,color in zip(('layer','weights'), (blue,orange)):
         if not np.isfinite(t[k]).any(): continue
         axs[2].plot(t.index, t[k], color=color, marker='o', ms=3.5, label=f'at the {k}')
-        axs[2].plot(t.index, t.index*s[k], color=color, lw=1, ls=':', label=f'at the {k}, at the start')
+        axs[2].plot(t.index, t.index*s[k], color=color, lw=1, ls=':', label='at the start')
+    axs[0].set(yscale='log')
     axs[2].axhline(1, color='#999999', lw=1)
     axs[2].set(yscale='log', ylabel='gradient of the term / of the loss')
     for a in axs:
         a.set(xscale='log', xlabel='weight')
         a.axvline(self.weight, color='#000000', lw=1, ls=':')
+        a.axvline(self.limit, color=orange, lw=1, ls=':')
         a.legend(fontsize=7)
     return axs
 
-# %% ../nbs/27_strength.ipynb #1faaa469
+# %% ../nbs/27_strength.ipynb #02cad1b5
 def _check(learn, cb, num_it, looks):
     "Refuse what has no weight to be found, and where none can be"
     if not isinstance(cb, WeightedTerm):
@@ -204,9 +204,10 @@ def _ratio(d, k): return d[f'{k}_term']/d[f'{k}_loss'] if d[f'{k}_loss'] else ma
 
 def _to_try(start, without, n):
     "`n` weights, each about three times the one before, from a hundredth of that at which both gradients are of one size"
-    equal = [1/r for d in (start,without) for r in (_ratio(d, 'layer') or _ratio(d, 'weights'),) if r and math.isfinite(r)]
-    if not equal: raise ValueError('weight_find: the gradient of the term is 0 or not finite, at the start and after training without it')
-    first = round(2*math.log10(min(equal)/100))
+    ratios = [_ratio(d, k) for d in (start,without) for k in ('layer','weights')]   # those before training come first
+    r = next((r for r in ratios if 0 < r < math.inf), None)
+    if r is None: raise ValueError('weight_find: the gradient of the term is 0 or not finite, before training and after it')
+    first = round(2*math.log10(.01/r))
     return [float(f'{10**((first+i)/2):.0e}') for i in range(n)]
 
 @patch
@@ -215,7 +216,7 @@ def weight_find(self:Learner,
     weights=None, # Weights to try; by default up to ten, each about three times the one before
     num_it:int=100, # Steps of each short training
     lr=None, # Its learning rate, as `fit_one_cycle` takes it; by default the learner's
-    cost:float=.1, # The share of what the loss falls by in the short training that the term may cost
+    cost:float=.1, # The share of what the loss falls by in it that is lost at the weight of which a third is suggested
     looks:int=8, # Batches to measure in
     seed:int=42, # Of the random numbers in each training
     show_plot:bool=True,
@@ -232,9 +233,9 @@ def weight_find(self:Learner,
     rows,half = {0.: without},(without['loss'] + start['loss'])/2
     todo = _to_try(start, without, 10) if weights is None else sorted(check_number('weight_find', 'weights', w, above=True) for w in L(weights))
     def going():
-        "The weights one by one, until less than half is learnt of what is learnt without the term"
+        "The weights one by one; of those that nobody gave, until less than half is learnt of what is learnt without the term"
         for w in todo:
-            if not list(rows.values())[-1]['loss'] <= half: return
+            if weights is None and not rows[max(rows)]['loss'] <= half: return
             yield w
     bar = partial(progress_bar, total=len(todo), leave=False) if hasattr(self, 'progress') else noop
     for w in bar(going()): rows[w] = tried(w)
