@@ -187,7 +187,7 @@ def plot(self:SuggestedWeight, ax=None, figsize=None):
         a.legend(fontsize=7)
     return axs
 
-# %% ../nbs/27_strength.ipynb #02cad1b5
+# %% ../nbs/27_strength.ipynb #57981392
 def _check(learn, cb, num_it, looks):
     "Refuse what has no weight to be found, and where none can be"
     if not isinstance(cb, WeightedTerm):
@@ -203,11 +203,10 @@ def _check(learn, cb, num_it, looks):
 def _ratio(d, k): return d[f'{k}_term']/d[f'{k}_loss'] if d[f'{k}_loss'] else math.nan
 
 def _to_try(start, without, n):
-    "`n` weights, each about three times the one before, from a hundredth of that at which both gradients are of one size"
-    ratios = [_ratio(d, k) for d in (start,without) for k in ('layer','weights')]   # those before training come first
-    r = next((r for r in ratios if 0 < r < math.inf), None)
-    if r is None: raise ValueError('weight_find: the gradient of the term is 0 or not finite, before training and after it')
-    first = round(2*math.log10(.01/r))
+    "`n` weights, each about three times the one before; the first is small beside those at which both gradients are of one size"
+    ratios = [[r for k in ('layer','weights') if 0 < (r := _ratio(d, k)) < math.inf][:1] for d in (start,without)]   # before and after training
+    if not any(ratios): raise ValueError('weight_find: the gradient of the term is 0 or not finite, before training and after it')
+    first = round(2*math.log10(.03) - 2*np.mean([math.log10(r) for rs in ratios for r in rs]))
     return [float(f'{10**((first+i)/2):.0e}') for i in range(n)]
 
 @patch

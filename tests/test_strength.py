@@ -7,7 +7,7 @@ from fastai.callback.training import GradientAccumulation,GradientClip
 from fastai.tabular.all import *
 from contextlib import nullcontext
 from fastcore.xtras import ReindexCollection
-import threading,warnings
+import json,threading,warnings
 from common import *
 
 pytestmark = pytest.mark.usefixtures('no_figures')
@@ -311,3 +311,31 @@ def test_errors_of_the_callback_are_its_own():
 
 def test_a_class_will_do():
     assert isinstance(new_learner().weight_find(VarianceRegularizer, weights=[.1], **few).weight, float)
+
+# What is on record: how near suggestions come to the best weight by grid
+
+RESULTS = Path(__file__).resolve().parents[1]/'nbs/results'
+FAR = @FAR@                                                                          # where a weight of any size does harm, or none does
+
+def on_record():
+    "For each task and method the ratio of the suggested weight to the best one, means over the seeds whose grid is whole"
+    recs = [json.loads(l) for l in (RESULTS/'strength.jsonl').read_text().splitlines()]
+    runs,said = defaultdict(dict),defaultdict(list)
+    for r in recs:
+        k = r['task'],r['method']
+        if r['kind'] == 'find': said[k].append(math.log(r['weight']))
+        else: runs[k].setdefault(r['weight'], {})[r['seed']] = r['mse' if r['task'] == 'diabetes' else 'error'] if 'failed' not in r else math.inf
+    res = {}
+    for k in said:
+        whole = set.intersection(*map(set, runs[k].values()))
+        best = min(runs[k], key=lambda w: sum(runs[k][w][s] for s in whole))
+        res[k] = math.exp(np.mean(said[k]))/best
+    return res
+
+def test_suggestions_come_near():
+    "Within a factor of ten of the best by grid, but for those that the page names"
+    ratios = on_record()
+    assert {t for t,_ in ratios} == {'digits','mnist','cancer','diabetes'} and len(ratios) == 24
+    assert {k for k,r in ratios.items() if not .1 <= r <= 10} == FAR
+    page = ''.join(l for c in json.loads((RESULTS.parent/'27_strength.ipynb').read_text(encoding='utf8'))['cells'] if c['cell_type'] == 'markdown' for l in c['source'])
+    assert all(f'{m} on {t}' in page for t,m in FAR)

@@ -1,5 +1,5 @@
 """The best strengths by grid, and what `learn.weight_find` suggests: `python nbs/results/strength.py`, about half an hour on one core; it goes on where it stopped"""
-import itertools, json, time, warnings
+import itertools, json, sys, time, warnings
 from pathlib import Path
 warnings.simplefilter('ignore')
 from fastai.vision.all import *
@@ -34,7 +34,7 @@ def cancer(seed):
                                      valid_idx=valid, bs=32, device='cpu')
     return tabular_learner(dls, layers=[100,50], metrics=[error_rate,nll])
 
-def nll(pred, *yb): return F.cross_entropy(pred, *yb)
+def nll(pred, y): return F.cross_entropy(pred, y.view(-1).long())
 
 METHODS = {'cw-VR': VarianceRegularizer, 'VR': partial(VarianceRegularizer, classwise=False),
            'cw-CR': CovarianceRegularizer, 'CR': partial(CovarianceRegularizer, classwise=False),
@@ -80,7 +80,7 @@ if __name__ == '__main__':
                       *[dict(kind='find', task=t, method=m, seed=s)][:m != 'baseline']]]
     with FILE.open('a') as f:
         for r in todo:
-            if key(r) in seen: continue
+            if key(r) in seen or (sys.argv[1:] and r['kind'] not in sys.argv[1:]): continue
             start = time.perf_counter()
             try: r |= run(r['task'], r['method'], r['weight'], r['seed']) if r['kind'] == 'grid' else find(r['task'], r['method'], r['seed'])
             except ValueError as e: r |= dict(failed=str(e))   # a strength at which training diverges
