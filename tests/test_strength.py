@@ -315,8 +315,6 @@ def test_a_class_will_do():
 # What is on record: how near suggestions come to the best weight by grid
 
 RESULTS = Path(__file__).resolve().parents[1]/'nbs/results'
-FAR = @FAR@                                                                          # where a weight of any size does harm, or none does
-
 def on_record():
     "For each task and method the ratio of the suggested weight to the best one, means over the seeds whose grid is whole"
     recs = [json.loads(l) for l in (RESULTS/'strength.jsonl').read_text().splitlines()]
@@ -333,9 +331,10 @@ def on_record():
     return res
 
 def test_suggestions_come_near():
-    "Within a factor of ten of the best by grid, but for those that the page names"
+    "Within a factor of ten of the best by grid on the image tasks, but for the covariances; the page names what lies outside, on the tables too"
     ratios = on_record()
     assert {t for t,_ in ratios} == {'digits','mnist','cancer','diabetes'} and len(ratios) == 24
-    assert {k for k,r in ratios.items() if not .1 <= r <= 10} == FAR
+    far = {(t,m) for (t,m),r in ratios.items() if not .1 <= r <= 10}
+    assert {m for t,m in far if t in ('digits','mnist')} <= {'CR','cw-CR'}
     page = ''.join(l for c in json.loads((RESULTS.parent/'27_strength.ipynb').read_text(encoding='utf8'))['cells'] if c['cell_type'] == 'markdown' for l in c['source'])
-    assert all(f'{m} on {t}' in page for t,m in FAR)
+    assert not [k for k in far if f'{k[1]} on {k[0]}' not in page]
