@@ -187,7 +187,7 @@ def plot(self:SuggestedWeight, ax=None, figsize=None):
         a.legend(fontsize=7)
     return axs
 
-# %% ../nbs/27_strength.ipynb #57981392
+# %% ../nbs/27_strength.ipynb #01acf295
 def _check(learn, cb, num_it, looks):
     "Refuse what has no weight to be found, and where none can be"
     if not isinstance(cb, WeightedTerm):
@@ -195,8 +195,10 @@ def _check(learn, cb, num_it, looks):
                         'VarianceRegularizer, ITRA, CenterLoss, WeightL1 or a LatentCallback of your own; strengths of another kind '
                         'are compared by whole trainings')
     check_whole('weight_find', 'num_it', num_it); check_whole('weight_find', 'looks', looks)
-    if hasattr(learn, 'gan_trainer'): raise ValueError('weight_find: the losses of a GAN do not fall as it learns, and do not tell what a term costs')
-    if num_distrib() > 1: raise ValueError('weight_find: under distributed training each process would find another weight: search in one process')
+    if hasattr(learn, 'gan_trainer'):
+        raise ValueError('weight_find: the losses of a GAN do not fall as it learns, and do not tell what a term costs')
+    if num_distrib() > 1:
+        raise ValueError('weight_find: under distributed training each process would find another weight: search in one process')
     if any(torch.nn.parameter.is_lazy(p) for p in learn.model.parameters()):
         raise ValueError('weight_find: the model has layers whose size is not known yet: let it see a batch first')
 
@@ -227,8 +229,8 @@ def weight_find(self:Learner,
     tried = lambda w, train=True: _trial(self, cb, w, train, num_it, looks, lr, seed)
     start,without = tried(_next_to_none, False),tried(_next_to_none)
     if not without['loss'] < start['loss']:
-        raise ValueError(f"weight_find: in {num_it} steps without the term the loss went from {start['loss']:.3g} to {without['loss']:.3g}, so that "
-                         'nothing can be told: raise `num_it`, or change `lr`')
+        raise ValueError(f"weight_find: in {num_it} steps without the term the loss went from {start['loss']:.3g} to "
+                         f"{without['loss']:.3g}, so that nothing can be told: raise `num_it`, or change `lr`")
     rows,half = {0.: without},(without['loss'] + start['loss'])/2
     todo = _to_try(start, without, 10) if weights is None else sorted(check_number('weight_find', 'weights', w, above=True) for w in L(weights))
     def going():
