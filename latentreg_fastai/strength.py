@@ -89,11 +89,11 @@ def _put_back(learn, seed):
         for dl,state in rngs: dl.rng.setstate(state)
         for o,idxs in orders: o.idxs = idxs
 
-# %% ../nbs/27_strength.ipynb #d8542477
+# %% ../nbs/27_strength.ipynb #c7dd0829
 _left_out = ProgressCallback,ShowGraphCallback,CSVLogger,TrackerCallback,TrainingSaver
 
 def _twin(learn, cb):
-    "A learner with the network and the data of `learn`, and with callbacks and an optimizer of its own; and a copy of `cb`, which it has not"
+    "A learner with the network and the data of `learn`, and callbacks and an optimizer of its own; and a copy of `cb`, which it has not"
     twin,cbs = copy(learn),[c for c in learn.cbs if not isinstance(c, _left_out)]
     loaders = [o for c in (*cbs,cb) for o in vars(c).values() if isinstance(o, (DataLoader,torch.utils.data.DataLoader))]
     shared = [learn.model,learn.dls,learn.loss_func,*learn.model.modules(),*learn.model.parameters(),*learn.model.buffers(),
@@ -102,8 +102,8 @@ def _twin(learn, cb):
     def copied(o):
         try: return deepcopy(o, memo)
         except Exception as e:
-            raise TypeError(f'weight_find: {type(o).__name__} of this learner cannot be copied ({type(e).__name__}: {e}); search without it, '
-                            'within `learn.removed_cbs(...)`') from e
+            raise TypeError(f'weight_find: {type(o).__name__} of this learner cannot be copied ({type(e).__name__}: {e}); search '
+                            'without it, within `learn.removed_cbs(...)`') from e
     for c in learn.cbs: vars(twin).pop(c.name, None)
     twin.opt,twin.logger,twin.create_mbar,twin._metrics = None,noop,False,copied(learn._metrics)
     if isinstance(learn.opt_func, OptimWrapper): twin.opt_func = copied(learn.opt_func)   # it holds an optimizer
@@ -113,7 +113,7 @@ def _twin(learn, cb):
     if any(c is mine for c in twin.cbs): twin.remove_cb(mine)
     return twin,mine
 
-# %% ../nbs/27_strength.ipynb #ce54386c
+# %% ../nbs/27_strength.ipynb #25e63d73
 _next_to_none = 1e-20 # A weight at which training is as without the term, whose state, as `CenterLoss`'s, follows it all the same
 
 def _trial(learn, cb, weight, train, steps, looks, lr, seed):
@@ -123,10 +123,10 @@ def _trial(learn, cb, weight, train, steps, looks, lr, seed):
         try:
             mine.weight,trial = weight,_Trial(mine, steps, looks, train)
             twin.add_cb(mine)
-            twin.remove_cbs([c for c in twin.cbs if isinstance(c, TermRecorder) and c.cb is mine])   # it would complain about a weight too large
+            twin.remove_cbs([c for c in twin.cbs if isinstance(c, TermRecorder) and c.cb is mine])   # of a weight too large
             twin.fit_one_cycle(-(-(steps+looks)//len(twin.dls.train)), lr, cbs=trial)
             if trial.rows: return dict(place=trial.place) | pd.DataFrame(trial.rows).mean(skipna=False).to_dict()
-            if twin.train_iter < steps: return defaultdict(lambda: math.nan)   # another callback has ended the fit, as `TerminateOnNaNCallback`
+            if twin.train_iter < steps: return defaultdict(lambda: math.nan)   # something else has ended the fit
         finally: twin.remove_cbs(list(twin.cbs))
     raise cb.error('it added no term in the batches that were to be measured')
 
@@ -187,12 +187,12 @@ def plot(self:SuggestedWeight, ax=None, figsize=None):
         a.legend(fontsize=7)
     return axs
 
-# %% ../nbs/27_strength.ipynb #01acf295
+# %% ../nbs/27_strength.ipynb #0b4613c3
 def _check(learn, cb, num_it, looks):
     "Refuse what has no weight to be found, and where none can be"
     if not isinstance(cb, WeightedTerm):
-        raise TypeError(f'weight_find: {type(cb).__name__} has no weight to be found: it is for callbacks that add weight·term to the loss, as '
-                        'VarianceRegularizer, ITRA, CenterLoss, WeightL1 or a LatentCallback of your own; strengths of another kind '
+        raise TypeError(f'weight_find: {type(cb).__name__} has no weight to be found: it is for callbacks that add weight·term to the loss, '
+                        'as VarianceRegularizer, ITRA, CenterLoss, WeightL1 or a LatentCallback of your own; strengths of another kind '
                         'are compared by whole trainings')
     check_whole('weight_find', 'num_it', num_it); check_whole('weight_find', 'looks', looks)
     if hasattr(learn, 'gan_trainer'):
@@ -206,7 +206,7 @@ def _ratio(d, k): return d[f'{k}_term']/d[f'{k}_loss'] if d[f'{k}_loss'] else ma
 
 def _to_try(start, without, n):
     "`n` weights, each about three times the one before; the first is small beside those at which both gradients are of one size"
-    ratios = [[r for k in ('layer','weights') if 0 < (r := _ratio(d, k)) < math.inf][:1] for d in (start,without)]   # before and after training
+    ratios = [[r for k in ('layer','weights') if 0 < (r := _ratio(d, k)) < math.inf][:1] for d in (start,without)]   # before and after
     if not any(ratios): raise ValueError('weight_find: the gradient of the term is 0 or not finite, before training and after it')
     first = round(2*math.log10(.03) - 2*np.mean([math.log10(r) for rs in ratios for r in rs]))
     return [float(f'{10**((first+i)/2):.0e}') for i in range(n)]
@@ -232,11 +232,12 @@ def weight_find(self:Learner,
         raise ValueError(f"weight_find: in {num_it} steps without the term the loss went from {start['loss']:.3g} to "
                          f"{without['loss']:.3g}, so that nothing can be told: raise `num_it`, or change `lr`")
     rows,half = {0.: without},(without['loss'] + start['loss'])/2
-    todo = _to_try(start, without, 10) if weights is None else sorted(check_number('weight_find', 'weights', w, above=True) for w in L(weights))
+    given = sorted(check_number('weight_find', 'weights', w, above=True) for w in L(weights))
+    todo = given or _to_try(start, without, 10)
     def going():
         "The weights one by one; of those that nobody gave, until less than half is learnt of what is learnt without the term"
         for w in todo:
-            if weights is None and not rows[max(rows)]['loss'] <= half: return
+            if not given and not rows[max(rows)]['loss'] <= half: return
             yield w
     bar = partial(progress_bar, total=len(todo), leave=False) if hasattr(self, 'progress') else noop
     for w in bar(going()): rows[w] = tried(w)
