@@ -187,12 +187,12 @@ def plot(self:SuggestedWeight, ax=None, figsize=None):
         a.legend(fontsize=7)
     return axs
 
-# %% ../nbs/27_strength.ipynb #0b4613c3
+# %% ../nbs/27_strength.ipynb #1bb5478f
 def _check(learn, cb, num_it, looks):
     "Refuse what has no weight to be found, and where none can be"
     if not isinstance(cb, WeightedTerm):
-        raise TypeError(f'weight_find: {type(cb).__name__} has no weight to be found: it is for callbacks that add weight·term to the loss, '
-                        'as VarianceRegularizer, ITRA, CenterLoss, WeightL1 or a LatentCallback of your own; strengths of another kind '
+        raise TypeError(f'weight_find: {type(cb).__name__} has no weight to be found: it is for callbacks that add weight·term to the '
+                        'loss, as VarianceRegularizer, ITRA, CenterLoss, WeightL1 or a LatentCallback of your own; strengths of another kind '
                         'are compared by whole trainings')
     check_whole('weight_find', 'num_it', num_it); check_whole('weight_find', 'looks', looks)
     if hasattr(learn, 'gan_trainer'):
