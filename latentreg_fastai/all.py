@@ -25,4 +25,5 @@ from .viz import use_style,in_style,colors_for,axes_for,plot_points,plot_class_h
 from .metrics import *
 from .robustness import PixelSpace,fgsm,pgd,deformations,corruptions
 from .robustness import robustness,robustness_tests,robustness_summary,mean_corruption_error,plot_robustness
+from .strength import *
 from .interpret import LatentInterpretation,LatentComparison
