@@ -192,8 +192,8 @@ def _check(learn, cb, num_it, looks):
     "Refuse what has no weight to be found, and where none can be"
     if not isinstance(cb, WeightedTerm):
         raise TypeError(f'weight_find: {type(cb).__name__} has no weight to be found: it is for callbacks that add weight·term to the '
-                        'loss, as VarianceRegularizer, ITRA, CenterLoss, WeightL1 or a LatentCallback of your own; strengths of another kind '
-                        'are compared by whole trainings, as `compare` of latentreg_fastai.bench does')
+                        'loss, as VarianceRegularizer, ITRA, CenterLoss, WeightL1 or a LatentCallback of your own; '
+                        'strengths of another kind are compared by whole trainings, as `compare` of latentreg_fastai.bench does')
     check_whole('weight_find', 'num_it', num_it); check_whole('weight_find', 'looks', looks)
     if hasattr(learn, 'gan_trainer'):
         raise ValueError('weight_find: the losses of a GAN do not fall as it learns, and do not tell what a term costs')

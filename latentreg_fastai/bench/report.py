@@ -415,7 +415,8 @@ def _condition(self:Report, c):
         out += ["### The paper's figures", 'Measured with its own code, data and training; for comparison only.', markdown_table(p)]
     if len(g := grids(s, self.records, c)):
         n,seeds = s.conditions[c]['tune']['n_valid'],', '.join(map(str, s.conditions[c]['tune']['seeds']))
-        out += ['### Choices', f'Error on {n:,} held-out training images or articles, for each value tried; seeds {seeds}.', markdown_table(g)]
+        on = f'Error on {n:,} held-out training images or articles, for each value tried; seeds {seeds}.'
+        out += ['### Choices', on, markdown_table(g)]
     return out
 
 @patch
