@@ -35,11 +35,14 @@ class Comparison(Report):
         place = {m: i for i,m in enumerate(['baseline', *self.about['methods']])}
         test = [r for r in self.records if r.get('stage') == 'test' and is_chosen(r, self.about.get('chosen', {}))]
         self.test = {None: sorted(test, key=lambda r: place.get(r['method'], len(place)))}
-        self.tables = {None: summary(test, tests=len(self.about['methods']))} if any(not failed(r) for r in test) else {}
+        self.tables = {None: summary(test, tests=len(self.about['methods']))} if test else {}
 
     @property
     def notes(self)->list: "What was left out, and why"; return self.about['notes']
+    @property
+    def remarks(self)->list: "What is said below the table"; return [self.advice, *self.notes]
     def title(self, c=None)->str: "Its heading"; return self.about['title']
+    def for_reader(self, c=None)->pd.DataFrame: "The table, as text"; return self.shown
 
     @property
     def at_equal_cost(self)->pd.DataFrame:
@@ -71,10 +74,15 @@ class Comparison(Report):
         "Paired gains with their 95% intervals over the cost of a step; returns the axes"
         return plot_gains({self.title(): self.tables[None]}, **kwargs)[0]
 
-    def _repr_markdown_(self): return '\n\n'.join([markdown_table(self.shown), self.advice, *self.notes])
-    def __repr__(self): return '\n\n'.join([self.shown.to_string(), self.advice, *self.notes])
+    def _said(self, table):
+        bad = [line for t in self.tables.values() for line in failures(t).splitlines()]
+        return '\n\n'.join([table, *self.remarks, *bad])
+    def _repr_markdown_(self): return self._said(markdown_table(self.shown))
+    def __repr__(self): return self._said(self.shown.to_string())
 
-def _gain_at_cost(r): return f'{r.gain_cost:.2f} ({r.low_cost:.2f} to {r.high_cost:.2f}), ×{r.cost:g}'
+def _gain_at_cost(r):
+    interval = '' if math.isnan(r.low_cost) else f' ({r.low_cost:.2f} to {r.high_cost:.2f})'
+    return f'{r.gain_cost:.2f}{interval}, ×{r.cost:g}'
 
 # %% ../../nbs/39_bench.compare.ipynb #983e0d55
 def _listed(names): return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
@@ -82,7 +90,7 @@ def _listed(names): return names[0] if len(names) == 1 else f"{', '.join(names[:
 @patch(as_prop=True)
 def advice(self:Comparison)->str:
     "What follows from the table"
-    if not self.tables: return 'No run of the comparison has ended well.'
+    if all(map(failed, self.test[None])): return 'No run of the comparison has ended well.'
     t = self.tables[None]
     rest = t[~t.index.str.startswith('baseline')]
     if 'gain' not in t or not len(rest): return 'There is nothing to compare: either the baseline or every method is missing.'
@@ -100,8 +108,9 @@ def _verdict(t, rest):
     if len(worse): parts.append(f'Worse than the baseline, beyond chance: {_listed([*map(said, worse.index)])}.')
     if parts: return ' '.join(parts)
     first = rest.gain.idxmax() if rest.gain.notna().any() else None
-    if first is None or rest.gain[first] <= 0: return 'No method was better than the baseline on average: train without one.'
     few = rest.pairs.max() < min_seeds
+    if first is None or rest.gain[first] <= 0:
+        return 'No method was better than the baseline on average' + ('.' if few else ': train without one.')
     why = f'With fewer than {min_seeds} seeds nothing is tested' if few else 'No difference to the baseline is beyond chance'
     need = _seeds_needed(rest.gain[first], rest.gain_sd[first], len(rest))
     more = f'; if that gain is real, about {need} seeds would show it' if need and need > rest.pairs[first] else ''
@@ -168,17 +177,19 @@ def suggested_methods(
     "Methods to begin with for the task of `learn`"
     classes,entropy = are_classes(learn.dls, learn.loss_func),is_loss(learn.loss_func, (nn.CrossEntropyLoss,F.cross_entropy))
     xb = to_device(learn.dls.train.one_batch(), learn.dls.device)[:getattr(learn.dls.train, 'n_inp', 1)]
+    places = latent_layers(learn.model, *xb).default.drop('input', errors='ignore').str.cat(sep=', ')   # what can be read or mixed here
     res = {}
-    if classes:
+    if 'penalty' in places and classes:
         res['cw-VR'] = Grid(VarianceRegularizer, weight=(.01,.1,1.)),'it draws the features of a class together, at nearly no cost'
         res['cw-CR'] = Grid(CovarianceRegularizer, weight=(.01,.1,1.)),'it keeps the units of a layer from saying the same within a class'
-    else:
+    elif 'penalty' in places:
         res['VR'] = Grid(VarianceRegularizer, classwise=False, weight=(.01,.1,1.)),'it needs no classes'
         res['CR'] = Grid(CovarianceRegularizer, classwise=False, weight=(.01,.1,1.)),'it needs no classes'
     if classes and entropy:
         res['label smoothing'] = Grid(LabelSmoothingCrossEntropyFlat, eps=(.05,.1,.2)),'it is the usual remedy for overconfidence'
-    if latent_layers(learn.model, *xb):
+    if 'mixup' in places:
         res['manifold mixup'] = Grid(ManifoldMixup, alpha=(.2,1.)),'it mixes hidden states and targets, of classes and of numbers alike'
+    if not res: raise ValueError('compare: nothing is suggested where no place can be read or mixed: name methods yourself')
     return {k: g for k,(g,_) in res.items()},{k: why for k,(_,why) in res.items()}
 
 # %% ../../nbs/39_bench.compare.ipynb #0932ae62
