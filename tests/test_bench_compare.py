@@ -42,7 +42,7 @@ def test_null_methods_are_on_record():
     assert [l['comparison'] for l in ls] == list(range(honest.N)) and not any(l['failed'] for l in ls)
     assert all(l['budget'] == honest.budget_of(l['comparison']) for l in ls)
     assert {(l['runs'],l['strengths'],l['tested']) for l in ls if not l['budget']} == {(62,12,9)}
-    assert all(l['runs'] <= l['budget'] and l['tested'] < 9 for l in ls if l['budget']) and {l['strengths'] for l in ls if l['budget']} == {0,8,12}
+    assert all(l['runs'] <= l['budget'] and l['tested'] < 9 for l in ls if l['budget']) and {l['strengths'] for l in ls if l['budget']} == {8,12}
     for some in (ls, ls[::2], ls[1::2]):
         c = honest.counts(some)
         assert honest.within(c['better'], c['n']) and honest.within(c['worse'], c['n']), c
@@ -202,7 +202,7 @@ def test_a_method_that_fails(tmp_path, pictures):
     result = quick(tmp_path, dict(halts=Halts(), null=Null(3)), seeds=5)
     assert [failed(r) for r in of(result, 'halts')] == [True]*5 and not any(map(failed, of(result, 'null'))) and len(result.records) == 15
     text = (tmp_path/'report.md').read_text()
-    assert 'it halts' in text and '## Failed' in text and result.tables[None].pairs['null'] == 5
+    assert 'it halts' in text and '## Failed' in text and result.shown.failed['halts'] == '5 of 5' and 'failed: halts (5 of 5 seeds), with RuntimeError: ' in repr(result) and result.tables[None].pairs['null'] == 5
     assert result.tables[None].p_holm['null'] == pytest.approx(min(1, 2*result.tables[None].p['null']))   # it counts in Holm's correction
     quick(tmp_path, dict(halts=Halts(), null=Null(3)), seeds=5)
     assert lines(tmp_path/'records.jsonl') == 15         # they are not done again by themselves
@@ -507,36 +507,36 @@ def test_a_budget_in_seconds(tmp_path):
     assert rows_by(again.records) == rows_by(first.records) and took < 2
     assert len(call(7)[0].records) > len(first.records)
 
-KILLED = '''
-import sys, honest
-from latentreg_fastai.bench import *
-def fit(learn, cbs): learn.fit(1, 1e-2, cbs=[*cbs, honest.Wait(.03)])
-if __name__ == '__main__': compare(honest.learner_of(honest.make_dls(0)), fit, dict(a=Grid(honest.Null, n=3, more=(0,20,40)), b=honest.Null(5)), seeds=6, out=sys.argv[1], jobs=int(sys.argv[2]))
+def short_fit(learn, cbs): learn.fit(1, 1e-2, cbs=[*cbs, Wait(.03)])
+SCRIPT = '''
+import sys
+from test_bench_compare import *
+if __name__ == '__main__': compare(LEARNER, short_fit, dict(a=GRID, b=Null(5)), seeds=6, out=sys.argv[1], jobs=2)
 '''
 
 def test_killed_with_two_jobs(tmp_path):
     "SIGKILL loses and doubles nothing, and the figures are those of one process"
-    (tmp_path/'mine.py').write_text(KILLED)
-    def begin(out, jobs):
-        said = tmp_path/f'said-{out.parent.name}.txt'
-        p = subprocess.Popen([sys.executable, '-W', 'ignore', tmp_path/'mine.py', out, str(jobs)], stdout=open(said, 'ab'), stderr=subprocess.STDOUT, start_new_session=True,
+    (tmp_path/'mine.py').write_text(SCRIPT)
+    out = tmp_path/'two'/'out'
+    def begin():
+        said = tmp_path/'said.txt'
+        p = subprocess.Popen([sys.executable, '-W', 'ignore', tmp_path/'mine.py', out], stdout=open(said, 'ab'), stderr=subprocess.STDOUT, start_new_session=True,
                              env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join([str(Path(__file__).parent), *sys.path])})
         p.said = said
         return p
-    two,one = tmp_path/'two'/'out',tmp_path/'one'/'out'
-    p,other = begin(two, 2),begin(one, 1)
+    p = begin()
     try:
-        wait(lambda: lines(two/'records.jsonl') >= 6, p)
-        assert kill(p) == -signal.SIGKILL and 6 <= lines(two/'records.jsonl') < 21
-        before = (two/'records.jsonl').read_bytes()
-        p = begin(two, 2)
-        assert (p.wait(180),other.wait(180)) == (0,0), p.said.read_text() + other.said.read_text()
+        wait(lambda: lines(out/'records.jsonl') >= 6, p)
+        assert kill(p) == -signal.SIGKILL and 6 <= lines(out/'records.jsonl') < 21
+        before = (out/'records.jsonl').read_bytes()
+        p = begin()
+        assert p.wait(180) == 0, p.said.read_text()
     finally:
-        for q in (p, other):
-            if q.poll() is None: kill(q)
-    assert (two/'records.jsonl').read_bytes().startswith(before[:before.rfind(b'\n')+1]) and len(whole_lines(two/'records.jsonl')) == 21
-    assert figures(whole_lines(two/'records.jsonl').values()) == figures(whole_lines(one/'records.jsonl').values())
-    assert (two/'report.md').exists() and not (two/'claims').exists()
+        if p.poll() is None: kill(p)
+    assert (out/'records.jsonl').read_bytes().startswith(before[:before.rfind(b'\n')+1]) and len(whole_lines(out/'records.jsonl')) == 21
+    assert (out/'report.md').exists()
+    quick(tmp_path/'one'/'out', dict(a=GRID, b=Null(5)), fit=short_fit, seeds=6)
+    assert figures(whole_lines(out/'records.jsonl').values()) == figures(whole_lines(tmp_path/'one'/'out'/'records.jsonl').values())
 
 # Cost
 
