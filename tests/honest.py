@@ -25,6 +25,12 @@ class Null(Callback):
 class NoValidation(Callback):
     def before_validate(self): raise CancelValidException
 
+class Wait(Callback):
+    "Makes each step longer by `s` seconds"
+    run_valid = False
+    def __init__(self, s): self.s = s
+    def before_batch(self): time.sleep(self.s)
+
 def make_dls(i):
     "Three classes that overlap: 240 rows to train on, and 4,000 that judge"
     g = torch.Generator().manual_seed(i)
@@ -65,7 +71,7 @@ def called(result):
     assert bool(better) == ('Better than the baseline' in result.advice) and bool(worse) == ('Worse than the baseline' in result.advice)
     return better,worse
 
-def comparison(i, methods=None, budget=None, folder=None):
+def comparison(i, methods=None, budget=None, folder=None, fit=fit):
     "One comparison, with seeds of its own; its result"
     with contextlib.ExitStack() as stack:
         folder = folder or stack.enter_context(tempfile.TemporaryDirectory())

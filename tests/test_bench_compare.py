@@ -1,10 +1,10 @@
 "Comparisons on a learner of one's own: that the choice is honest, that mistakes are told, that it goes on where it stopped, and what it says."
-import honest
+import honest, statistics
 from common import *
 from common_bench import *
 from scipy import stats as scipy_stats
 from sklearn.metrics import f1_score, log_loss
-from honest import Null, NoValidation, clock_of_runs, comparison, called, learner_of, make_dls, nulls
+from honest import Null, NoValidation, Wait, clock_of_runs, comparison, called, learner_of, make_dls, nulls
 
 @pytest.fixture
 def pictures(): "A test that asks for it has its report written"
@@ -42,22 +42,24 @@ def test_null_methods_are_on_record():
     assert [l['comparison'] for l in ls] == list(range(honest.N)) and not any(l['failed'] for l in ls)
     assert all(l['budget'] == honest.budget_of(l['comparison']) for l in ls)
     assert {(l['runs'],l['strengths'],l['tested']) for l in ls if not l['budget']} == {(62,12,9)}
-    assert all(l['runs'] <= l['budget'] and l['tested'] < 9 for l in ls if l['budget']) and {l['strengths'] for l in ls if l['budget']} == {0,8,12}
+    assert all(l['runs'] <= l['budget'] and l['tested'] < 9 for l in ls if l['budget']) and {l['strengths'] for l in ls if l['budget']} == {8,12}
     for some in (ls, ls[::2], ls[1::2]):
         c = honest.counts(some)
         assert honest.within(c['better'], c['n']) and honest.within(c['worse'], c['n']), c
     assert honest.within(5, 200) and honest.within(16, 200) and not honest.within(17, 200) and not honest.within(11, 100)
 
-class Sharp(Callback):
-    "Truly gains: without the dropout that does harm here"
-    def before_fit(self):
-        for m in self.model.modules():
-            if isinstance(m, nn.Dropout): m.p = 0.
+class Faster(Callback):
+    "Truly gains where the rate is far too low"
+    def before_batch(self): self.opt.set_hyper('lr', .02)
 
-@pytest.mark.parametrize('budget', [None, 30])
+def slow_fit(learn, cbs): learn.fit(3, 1e-3, cbs=[*cbs, NoValidation()])
+
+@pytest.mark.parametrize('budget', [None, 22])
 def test_a_method_that_gains_is_found(budget):
-    result = comparison(5, {**nulls(4), 'sharp': Sharp()}, budget)
-    assert called(result)[0] == ['sharp'] and 'Better than the baseline, beyond chance: sharp by' in result.advice
+    "Among null methods; where time is short it is not among those that are dropped"
+    result = comparison(5, {**nulls(3), 'faster': Faster()}, budget, fit=slow_fit)
+    assert called(result)[0] == ['faster'] and 'Better than the baseline, beyond chance: faster by' in result.advice
+    assert budget is None or any('was dropped after 1 seed' in n for n in result.notes)
 
 class Watched:
     "Rows that tell who reads them and when"
@@ -66,10 +68,7 @@ class Watched:
     def __len__(self): return len(self.y)
     def __getitem__(self, i): Watched.seen.append((Watched.stage,self.name,i)); return self.x[i],self.y[i]
 
-def watched_learner(seed):
-    train,valid = (TfmdDL(Watched(n, k, i), bs=20, shuffle=not i, num_workers=0) for i,(k,n) in enumerate(dict(train=60, valid=30).items()))
-    model = nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Dropout(.3), nn.Linear(8, 3))
-    return Learner(DataLoaders(train, valid, device='cpu'), model, loss_func=CrossEntropyLossFlat(), metrics=error_rate)
+def watched_dl(n, name, seed): return TfmdDL(Watched(n, name, seed), bs=20, shuffle=name == 'train', num_workers=0)
 
 @pytest.mark.parametrize('own_test', [False, True])
 def test_a_choice_never_reads_the_judge(tmp_path, monkeypatch, own_test):
@@ -79,10 +78,11 @@ def test_a_choice_never_reads_the_judge(tmp_path, monkeypatch, own_test):
         try: return trial(self, t)
         finally: Watched.stage = None
     monkeypatch.setattr(Experiment, 'trial', staged)
+    dls,test = DataLoaders(watched_dl(60, 'train', 0), watched_dl(30, 'valid', 1), device='cpu'),watched_dl(40, 'test', 2)
+    dls.valid.new()                                      # here fastai reads an item, to know what its types are
     Watched.seen = []
-    test = TfmdDL(Watched(40, 'test', 2), bs=20, num_workers=0) if own_test else None
     fit = lambda learn, cbs: learn.fit(2, 1e-2, cbs=cbs)  # it validates after each epoch
-    quick(tmp_path, dict(a=GRID), watched_learner, fit, test=test)
+    quick(tmp_path, dict(a=GRID), lambda seed: learner_with(dls), fit, test=test if own_test else None)
     read = lambda stage,name: {i for s,n,i in Watched.seen if (s,n) == (stage,name)}
     assert len(read('strength', 'train')) == 60 and not read('strength', 'valid') and not read('strength', 'test')
     assert read('test', 'valid') == set(range(30)) and read('test', 'train') == set(range(60)) and read('test', 'test') == (set(range(40)) if own_test else set())
@@ -178,8 +178,8 @@ def test_every_kind_of_method(tmp_path):
     smooth = LabelSmoothingCrossEntropyFlat(eps=.3)
     result = quick(tmp_path, dict(made=Null(3), lamb=lambda: Null(3), part=partial(Null, 3), grid=Grid(Null, n=3), list=[Null(3)], both=[Null(3), Null(4)],
         loss=smooth, cls=LabelSmoothingCrossEntropyFlat, fn=Grid(LabelSmoothingCrossEntropyFlat, eps=.3), with_loss=[Null(3), smooth], plain=lambda: F.cross_entropy), seeds=1)
-    e = {m: errors(result, m)[0] for m in ['baseline', *result.about['methods']]}
-    assert not any(map(failed, result.records)) and e['made'] == e['lamb'] == e['part'] == e['grid'] == e['list'] != e['baseline'] == e['plain']
+    e = {m: of(result, m)[0]['nll'] for m in ['baseline', *result.about['methods']]}
+    assert not any(map(failed, result.records)) and e['made'] == e['lamb'] == e['part'] == e['grid'] == e['list'] != e['baseline'] == pytest.approx(e['plain'])
     assert e['loss'] == e['fn'] != e['baseline'] and e['cls'] != e['loss'] != e['with_loss'] and e['both'] != e['made']
 
 def test_the_learners_own_loss_judges(tmp_path):
@@ -202,7 +202,7 @@ def test_a_method_that_fails(tmp_path, pictures):
     result = quick(tmp_path, dict(halts=Halts(), null=Null(3)), seeds=5)
     assert [failed(r) for r in of(result, 'halts')] == [True]*5 and not any(map(failed, of(result, 'null'))) and len(result.records) == 15
     text = (tmp_path/'report.md').read_text()
-    assert 'it halts' in text and '## Failed' in text and result.tables[None].pairs['null'] == 5
+    assert 'it halts' in text and '## Failed' in text and result.shown.failed['halts'] == '5 of 5' and 'failed: halts (5 of 5 seeds), with RuntimeError: ' in repr(result) and result.tables[None].pairs['null'] == 5
     assert result.tables[None].p_holm['null'] == pytest.approx(min(1, 2*result.tables[None].p['null']))   # it counts in Holm's correction
     quick(tmp_path, dict(halts=Halts(), null=Null(3)), seeds=5)
     assert lines(tmp_path/'records.jsonl') == 15         # they are not done again by themselves
@@ -233,8 +233,8 @@ JUDGE = tensor_dls(DLS.valid.dataset, DLS.train.dataset, device='cpu').valid
 
 @pytest.mark.parametrize('change,named', [
     (dict(learner=lambda seed: learner_with(model=nn.Sequential(nn.Linear(10, 3), nn.Dropout(.1)))), 'learner'), (dict(fit=fit_longer), 'fit'),
-    (dict(methods=dict(null=Null(4))), "method 'null'"), (dict(methods=dict(null=Sharp())), "method 'null'"), (dict(methods=dict(null=GRID)), "method 'null'"),
-    (dict(metric=accuracy), 'metric'), (dict(test=JUDGE), 'judge'), (dict(fit=fit_longer, methods=dict(null=Sharp())), "fit and method 'null'")])
+    (dict(methods=dict(null=Null(4))), "method 'null'"), (dict(methods=dict(null=Faster())), "method 'null'"), (dict(methods=dict(null=GRID)), "method 'null'"),
+    (dict(metric=accuracy), 'metric'), (dict(test=JUDGE), 'judge'), (dict(fit=fit_longer, methods=dict(null=Faster())), "fit and method 'null'")])
 def test_another_comparison_in_the_same_folder_is_refused(tmp_path, change, named):
     quick(tmp_path)
     before = {f: f.read_bytes() for f in tmp_path.iterdir() if f.is_file()}
@@ -294,3 +294,342 @@ def test_others_experiments_stay(tmp_path):
         with pytest.raises(RuntimeError): quick(tmp_path/'b', fit=halting_fit)
         assert dict(experiments) == dict(mine=exp)
     finally: experiments.clear()
+
+# Any fastai learner
+
+def one_cycle(learn, cbs): learn.fit_one_cycle(1, 1e-2, cbs=cbs)
+def tune(learn, cbs): learn.fine_tune(1, 1e-3, cbs=cbs)
+def flat_cos(learn, cbs): learn.fit_flat_cos(1, 1e-2, cbs=cbs)
+
+@functools.lru_cache(maxsize=None)
+def folder():
+    "60 small images of two colours that differ a little, in folders"
+    path,rng = Path(tempfile.mkdtemp()),np.random.default_rng(0)
+    for i in range(60):
+        c = ('blue','red')[i%2]
+        (path/c).mkdir(exist_ok=True)
+        x = rng.integers(0, 200, (12,12,3)); x[...,2*(i%2 == 0)] += 40
+        PILImage.create(x.astype(np.uint8)).save(path/c/f'{i}.png')
+    return path
+
+def tiny_arch(pretrained=False): return nn.Sequential(ConvLayer(3, 8, stride=2), ConvLayer(8, 16, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))
+
+def _images(seed):
+    dls = ImageDataLoaders.from_folder(folder(), valid_pct=.4, seed=42, item_tfms=Resize(32), batch_tfms=aug_transforms(size=24), bs=16, num_workers=0, device='cpu')
+    return vision_learner(dls, tiny_arch, pretrained=False, metrics=[accuracy, error_rate])
+
+@functools.lru_cache(maxsize=None)
+def rows(n=200):
+    rng = np.random.default_rng(0)
+    df = pd.DataFrame(dict(a=rng.normal(size=n), b=np.where(rng.random(n) < .1, np.nan, rng.normal(size=n)), shape=rng.choice(['x','y','z'], n)))
+    df['price'] = df.a + (df['shape'] == 'x') + rng.normal(size=n)*.3
+    df['kind'] = np.where(df.price > .3, 'dear', 'cheap')
+    return df
+
+def _table(y, block, **kwargs):
+    def learner(seed):
+        from fastai.tabular.all import TabularDataLoaders, tabular_learner, Categorify, FillMissing, Normalize
+        dls = TabularDataLoaders.from_df(rows(), procs=[Categorify, FillMissing, Normalize], cat_names=['shape'], cont_names=['a','b'], y_names=y, y_block=block(), bs=32,
+                                         valid_idx=range(140, 200), device='cpu')
+        return tabular_learner(dls, layers=[16,8], **kwargs)
+    return learner
+
+@functools.lru_cache(maxsize=None)
+def texts():
+    rng = np.random.default_rng(0)
+    words = [['good','fine','great'],['bad','poor','awful']]
+    return pd.DataFrame([dict(text=' '.join(rng.choice([*words[i%2],'the','a','film','plot'], 4 + i%7)), label='+-'[i%2]) for i in range(60)])
+
+def _text(seed):
+    from fastai.text.all import TextDataLoaders, text_classifier_learner, AWD_LSTM, awd_lstm_clas_config
+    dls = TextDataLoaders.from_df(texts(), valid_pct=.3, seed=1, bs=8, device='cpu', tok_tfm=BaseWords(), num_workers=0)
+    config = dict(awd_lstm_clas_config, n_hid=24, emb_sz=16, n_layers=2)
+    return text_classifier_learner(dls, AWD_LSTM, config=config, pretrained=False, metrics=accuracy)
+
+class BaseWords:
+    "A tokenizer that splits at spaces"
+    def __call__(self, items): return (t.split(' ') for t in items)
+
+def _transformer(seed):
+    transformers = pytest.importorskip('transformers')
+    config = transformers.BertConfig(vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, max_position_embeddings=12, num_labels=2)
+    class Logits(nn.Module):
+        def __init__(self): super().__init__(); self.bert = transformers.BertForSequenceClassification(config)
+        def forward(self, x): return self.bert(x).logits
+    g = torch.Generator().manual_seed(0)
+    y = torch.arange(60) % 2
+    x = torch.randint(10, (60,8), generator=g) + y[:,None]*5
+    return Learner(tensor_dls((x[:40],y[:40]), (x[40:],y[40:]), bs=8, device='cpu'), Logits(), loss_func=CrossEntropyLossFlat(), metrics=F1Score())
+
+def _multi(seed):
+    x,_ = DLS.train.dataset.tensors
+    y = torch.stack([x[:,0] > 0, x[:,1] > .2], 1).float()
+    dls = tensor_dls((x[:160],y[:160]), (x[160:],y[160:]), vocab=['a','b'], bs=32, device='cpu')
+    return Learner(dls, nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 2)), loss_func=BCEWithLogitsLossFlat(), metrics=partial(accuracy_multi, thresh=.4))
+
+def _unet(seed):
+    files = get_image_files(folder())
+    block = DataBlock((ImageBlock, MaskBlock(['no','yes'])), splitter=RandomSplitter(.3, seed=1), batch_tfms=[Flip()], item_tfms=Resize(32, method='squish'),
+                      get_y=lambda f: (np.asarray(PILImage.create(f))[...,0] > 100).astype(np.uint8))
+    return unet_learner(block.dataloaders(files[:20], bs=4, num_workers=0, device='cpu'), tiny_arch, pretrained=False, n_out=2, metrics=DiceMulti())
+
+def off_by_half(inp, targ): return ((inp.argmax(-1) - targ).abs().float() - .5).mean()
+
+def _plain(**kwargs): return lambda seed: learner_with(**kwargs)
+
+CASES = {   # learner, fit, metric, methods; the figure and whether higher is better
+    'images':         (_images, tune, None, dict(mixup=MixUp(.4)), None, False),
+    'table, classes': (_table('kind', CategoryBlock, metrics=accuracy), one_cycle, None, dict(vr=VarianceRegularizer(.1)), None, False),
+    'table, numbers': (_table('price', RegressionBlock, metrics=rmse), one_cycle, 'rmse', dict(vr=VarianceRegularizer(.1, classwise=False)), 'rmse', False),
+    'text':           (_text, one_cycle, None, dict(null=Null(3)), None, False),
+    'transformer':    (_transformer, flat_cos, 'f1_score', dict(null=Null(3)), 'f1_score', True),
+    'multi-label':    (_multi, flat_cos, 'accuracy_multi', dict(null=Null(3)), 'accuracy_multi', True),
+    'unet':           (_unet, tune, DiceMulti(), dict(null=Null(3)), 'dice_multi', True),
+    'no metric':      (_plain(metrics=None), one_cycle, None, dict(null=Null(3)), 'valid_loss', False),
+    'own metric':     (_plain(), one_cycle, off_by_half, dict(null=Null(3)), 'off_by_half', True)}
+
+@pytest.mark.parametrize('case', CASES)
+def test_any_learner(tmp_path, case):
+    make,fit,metric,methods,figure,higher = CASES[case]
+    result = quick(tmp_path, {**methods, 'grid': Grid(Null, n=3, more=(0,20))}, make, fit, metric=metric, held_out=.3)
+    bad = [r['failed'] for r in result.records if failed(r)]
+    assert not bad and {r['stage'] for r in result.records} == {'strength','test'}
+    for r in result.records:
+        assert math.isfinite(r['error']) and (r.get('figure'),r.get('higher',False)) == (figure,higher) and r['steps'] > 0
+        assert ('nll' in r) == (case not in ('table, numbers','multi-label','unet'))
+    a = rows_by(result.records)
+    assert len(set(errors(result, 'baseline').values())) > 1 or case in ('images','text','transformer')   # of few samples
+    assert result.advice and result.shown.shape[0] >= 1 + len(methods)
+
+def test_a_figure_of_which_higher_is_better(tmp_path):
+    "Values from scikit-learn: the F1 score and the log loss of the same trained learner, and the choice with the highest score"
+    exp = Experiment(_plain(metrics=F1Score(average='macro')), honest.fit, dict(a=GRID), 'f1_score')
+    experiments['e'] = exp
+    try:
+        rec = Trial('e', 'baseline', {}, 4).measured()
+        learn = exp.start(4)
+        learn.add_cbs([]); quietly(learn, lambda: honest.fit(learn, []))
+        probs,y = learn.get_preds(dl=learn.dls.valid)
+        assert rec['error'] == pytest.approx(f1_score(y, probs.argmax(1), average='macro'), abs=1e-6) and rec['higher'] and rec['figure'] == 'f1_score'
+        assert rec['nll'] == pytest.approx(log_loss(y, probs), abs=1e-5) and rec['steps'] == 9
+    finally: experiments.clear()
+    result = quick(tmp_path, dict(a=GRID), exp.learner, metric='f1_score')
+    tried = {json.dumps(r['args']): r['error'] for r in of(result, 'a', stage='strength')}
+    assert json.dumps(result.about['chosen']['a']) == max(tried, key=tried.get) and result.choices.taken['a'] == f"more={result.about['chosen']['a']['more']}"
+    d = [errors(result, 'a')[s] - errors(result, 'baseline')[s] for s in (0,1)]
+    assert result.tables[None].gain['a'] == pytest.approx(np.mean(d))
+
+def test_which_way_a_metric_goes():
+    for m in (rmse, exp_rmspe, mse, mae, msle, error_rate, msle): assert is_lower_better(metric_name(mk_metric(m)))
+    for m in (accuracy, F1Score(), RocAuc(), R2Score(), Dice(), BalancedAccuracy()): assert not is_lower_better(metric_name(mk_metric(m)))
+
+def test_a_test_loader_judges(tmp_path):
+    "As a loader and as a function of the learner; what was set by hand in the loaders stays, and measures see the judge"
+    seen = []
+    def learner(seed):
+        dls = copy(DLS); dls.loaders = list(DLS.loaders); dls.c = 3
+        return learner_with(dls)
+    def measure(learn): seen.append((learn.dls.c, len(learn.dls.valid.dataset))); return len(learn.dls.valid.dataset)
+    a = quick(tmp_path/'a', learner=learner, test=JUDGE, measures=dict(n=measure))
+    b = quick(tmp_path/'b', learner=learner, test=lambda learn: JUDGE)
+    assert set(seen) == {(3,240)} and {r['n'] for r in a.records} == {240} and errors(a, 'null') == errors(b, 'null') != errors(quick(tmp_path/'c', learner=learner), 'null')
+
+def test_the_baseline_does_not_depend_on_what_stands_beside_it(tmp_path):
+    a = quick(tmp_path/'a', dict(null=Null(3)))
+    b = quick(tmp_path/'b', dict(many=[Null(5), Faster()], grid=GRID, smooth=LabelSmoothingCrossEntropyFlat(), null=Null(3)))
+    for m in ('baseline','null'): assert [r['metrics'] for r in of(a, m)] == [r['metrics'] for r in of(b, m)]
+
+# Time
+
+MANY = {f'm{i}': Grid(Null, n=i, more=(0,20,40)) if i < 3 else Null(i) for i in range(1, 6)}
+
+def cut_short(folder, after, budget):
+    "The same comparison, stopped in run number `after`"
+    trial,n = Experiment.trial,itertools.count(1)
+    def stop(self, t):
+        if next(n) == after: raise KeyboardInterrupt
+        return trial(self, t)
+    Experiment.trial = stop
+    try:
+        with pytest.raises(KeyboardInterrupt): comparison(3, MANY, budget, folder)
+    finally: Experiment.trial = trial
+
+@pytest.mark.parametrize('budget,after', [(None,9), (18,3), (18,11)])
+def test_stopped_and_gone_on_with(tmp_path, budget, after):
+    "The same runs, choices and table as without an interruption"
+    whole = comparison(3, MANY, budget, tmp_path/'a'/'x')
+    cut_short(tmp_path/'b'/'x', after, budget)
+    assert lines(tmp_path/'b'/'x'/'records.jsonl') == after-1
+    again = comparison(3, MANY, budget, tmp_path/'b'/'x')
+    assert rows_by(whole.records) == rows_by(again.records) and whole.about['chosen'] == again.about['chosen'] and len(whole_lines(tmp_path/'b'/'x'/'records.jsonl')) == len(whole.records)
+    assert whole.notes == again.notes and whole.tables[None][['gain','p_holm']].equals(again.tables[None][['gain','p_holm']])
+
+def test_the_same_budget_again_and_a_larger_one(tmp_path):
+    "Nothing more is done; with more time the grids are whole, and runs of another choice than the last do not count"
+    first = comparison(3, MANY, 10, tmp_path)
+    assert len(first.records) == 10 and any('the middle one alone is used' in n for n in first.notes) and first.about['chosen']['m1'] == dict(more=20)
+    same = comparison(3, MANY, 10, tmp_path)
+    assert rows_by(same.records) == rows_by(first.records) and same.about['chosen'] == first.about['chosen'] and same.notes == first.notes
+    more = comparison(3, MANY, 100, tmp_path)
+    t,chosen = more.tables[None],more.about['chosen']
+    assert (t.seeds == 5).all() and len(t) == 6 and not any('want of time' in n or 'dropped' in n or 'suffice' in n for n in more.notes)
+    for m in ('m1','m2'):
+        assert {r['args']['more'] for r in of(more, m, stage='strength')} == {0,20,40}
+        assert t.error[m] == pytest.approx(np.mean([r['error'] for r in of(more, m, stage='test') if r['args'] == chosen[m]]))
+    assert len(more.records) == 30 + 6 + sum(chosen[m] != dict(more=20) for m in ('m1','m2'))   # the runs of the first choice stay on record
+
+def test_what_is_dropped_gained_least(tmp_path):
+    "After the first seed those go that gained least in it, and the rest have all seeds"
+    result = comparison(3, MANY, 26, tmp_path)
+    t = result.tables[None].drop('baseline')
+    e = {m: errors(result, m) for m in ['baseline', *t.index]}
+    gains = {m: e['baseline'][30] - e[m][30] for m in t.index}
+    kept = [m for m in t.index if t.seeds[m] == 5]
+    assert kept and len(kept) < 5 and min(gains[m] for m in kept) >= max(gains[m] for m in t.index if m not in kept)
+    assert len(result.records) <= 26 and all(sum(f'{m} was dropped after' in n for n in result.notes) == (m not in kept) for m in t.index)
+    assert t.p[kept].notna().all() and t.p.isna().sum() == 5-len(kept) and t.p_holm.min() == pytest.approx(min(1, 5*t.p.min()))
+
+def test_time_for_the_baseline_alone(tmp_path):
+    result = comparison(3, MANY, .5, tmp_path)
+    assert [r['method'] for r in result.records] == ['baseline'] and 'nothing to compare' in result.advice
+    assert any('baseline has 1 of 5 seeds' in n and 'm5 has 0 of 5 seeds' in n for n in result.notes)
+
+def slow_steps(learn, cbs): learn.fit(1, 1e-2, cbs=[*cbs, NoValidation(), Wait(.1)])   # three steps
+
+def test_a_budget_in_seconds(tmp_path):
+    "It ends in time and says what was left out; again it does nothing, and with more time it goes on"
+    def call(budget):
+        start = time.time()
+        return quick(tmp_path, MANY, fit=slow_steps, seeds=5, budget=budget),time.time()-start
+    first,took = call('5s')
+    assert took < 6 and 3 < len(first.records) < 36 and any('dropped' in n or 'suffice' in n for n in first.notes) and first.about['spent'] < 6
+    again,took = call('5s')
+    assert rows_by(again.records) == rows_by(first.records) and took < 2
+    assert len(call(7)[0].records) > len(first.records)
+
+def short_fit(learn, cbs): learn.fit(1, 1e-2, cbs=[*cbs, Wait(.03)])
+SCRIPT = '''
+import sys
+from test_bench_compare import *
+if __name__ == '__main__': compare(LEARNER, short_fit, dict(a=GRID, b=Null(5)), seeds=6, out=sys.argv[1], jobs=2)
+'''
+
+def test_killed_with_two_jobs(tmp_path):
+    "SIGKILL loses and doubles nothing, and the figures are those of one process"
+    (tmp_path/'mine.py').write_text(SCRIPT)
+    out = tmp_path/'two'/'out'
+    def begin():
+        said = tmp_path/'said.txt'
+        p = subprocess.Popen([sys.executable, '-W', 'ignore', tmp_path/'mine.py', out], stdout=open(said, 'ab'), stderr=subprocess.STDOUT, start_new_session=True,
+                             env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join([str(Path(__file__).parent), *sys.path])})
+        p.said = said
+        return p
+    p = begin()
+    try:
+        wait(lambda: lines(out/'records.jsonl') >= 6, p)
+        assert kill(p) == -signal.SIGKILL and 6 <= lines(out/'records.jsonl') < 21
+        before = (out/'records.jsonl').read_bytes()
+        p = begin()
+        assert p.wait(180) == 0, p.said.read_text()
+    finally:
+        if p.poll() is None: kill(p)
+    assert (out/'records.jsonl').read_bytes().startswith(before[:before.rfind(b'\n')+1]) and len(whole_lines(out/'records.jsonl')) == 21
+    assert (out/'report.md').exists()
+    quick(tmp_path/'one'/'out', dict(a=GRID, b=Null(5)), fit=short_fit, seeds=6)
+    assert figures(whole_lines(out/'records.jsonl').values()) == figures(whole_lines(tmp_path/'one'/'out'/'records.jsonl').values())
+
+# Cost
+
+def fit_scaled(learn, cbs, scale=1): learn.fit(round(4*scale), 1e-2, cbs=[*cbs, NoValidation(), Wait(.01)])
+
+def test_equal_cost(tmp_path):
+    "A method whose steps wait is compared with a baseline that trains for as much longer; the column against scipy"
+    result = quick(tmp_path, dict(slow=Wait(.02), null=Null(3)), fit=fit_scaled, seeds=5)
+    plain = {m: {r['seed']: r for r in of(result, m) if 'scale' not in r} for m in ('baseline','slow')}
+    cost = statistics.median(plain['slow'][s]['step_ms']/plain['baseline'][s]['step_ms'] for s in range(5))
+    assert costs_of(result.test[None])['slow'] == pytest.approx(cost, abs=.1) and 1.5 < cost < 4
+    scale = costs_of(result.test[None])['slow']
+    long = {r['seed']: r for r in of(result, 'baseline', scale=scale)}
+    assert set(long) == set(range(5)) and all(long[s]['label'] == f'baseline ×{scale:g}' and long[s]['steps'] == 3*round(4*scale) for s in range(5))
+    e = result.at_equal_cost.loc['slow']
+    t = scipy_stats.ttest_rel([long[s]['error'] for s in range(5)], [plain['slow'][s]['error'] for s in range(5)])
+    low,high = t.confidence_interval(.95)
+    assert (e.gain_cost,e.low_cost,e.high_cost) == pytest.approx((np.mean([long[s]['error']-plain['slow'][s]['error'] for s in range(5)]),low,high))
+    assert result.shown['gain at equal cost']['slow'] == f'{e.gain_cost:.2f} ({low:.2f} to {high:.2f}), ×{scale:g}'
+    rounded = round(4*scale)/4
+    assert any('to train' in n for n in result.notes) == (abs(rounded-scale) > .05*scale)
+
+def test_a_longer_training_that_fit_rounds_away(tmp_path, monkeypatch):
+    "It is told: at 1.3 times the cost, one epoch stays one"
+    from latentreg_fastai.bench import plan
+    monkeypatch.setattr(plan, 'costs_of', lambda records: dict(null=1.3))
+    def fit(learn, cbs, scale=1): learn.fit(round(scale), 1e-2, cbs=[*cbs, NoValidation()])
+    result = quick(tmp_path, fit=fit)
+    assert any('that was to train 1.3 times as long trained 1.00 times as long' in n for n in result.notes)
+
+def test_no_scale_no_row(tmp_path):
+    result = quick(tmp_path, dict(slow=Wait(.01)))
+    assert 'gain at equal cost' not in result.shown and any('no comparison at equal cost: `fit` takes no `scale`' in n for n in result.notes)
+
+def record(m, s, error, stage='test', **kw):
+    return dict(experiment='e', method=m.split(' ×')[0], args={}, seed=s, stage=stage, error=error, step_ms=10., steps=10, images_s=1., memory_mb=1., seconds=1.,
+                device='cpu', threads=1, versions={}) | ({} if m == m.split(' ×')[0] else dict(label=m, scale=float(m.split(' ×')[1]))) | kw
+
+def written(folder, rows, more=(), chosen=None, **of_row):
+    "A comparison from errors by row and seed"
+    recs = [record(m, s, e, **of_row.get(m.replace(' ×', '_'), {})) for m,es in rows.items() for s,e in enumerate(es)] + list(more)
+    folder.mkdir(exist_ok=True)
+    (folder/'records.jsonl').write_text(''.join(json.dumps(r)+'\n' for r in recs))
+    methods = {m: m for m in rows if not m.startswith('baseline')}
+    (folder/'experiment.json').write_text(json.dumps(dict(title='T', name='e', seeds=[0], held_out=.2, methods=methods, metric=None, notes=[], chosen=chosen or {})))
+    return Comparison(folder)
+
+BASE = [10.,12.,11.,13.,9.]
+def minus(*d): return [b-x for b,x in zip(BASE, d)]
+GOOD,ZERO,BAD_ROW = minus(2.,2.1,1.9,2.,2.2),minus(.5,-.6,.1,-.2,.3),minus(-2.,-2.1,-1.9,-2.,-2.2)
+
+def test_advice_on_what_is_better_and_worse(tmp_path):
+    "Numbers from scipy, by hand"
+    a = written(tmp_path, dict(baseline=BASE, good=GOOD, none=ZERO, bad=BAD_ROW)).advice
+    low,high = scipy_stats.ttest_rel(BASE, GOOD).confidence_interval(.95)
+    assert f'Better than the baseline, beyond chance: good by 2.04 points ({low:.2f} to {high:.2f}, 5 of 5 seeds).' in a
+    assert f'Worse than the baseline, beyond chance: bad by 2.04 points ({-high:.2f} to {-low:.2f}, 0 of 5 seeds).' in a and 'none' not in a
+
+def test_advice_where_nothing_is_certain(tmp_path):
+    a = written(tmp_path/'a', dict(baseline=BASE, none=ZERO)).advice
+    assert a.startswith('No difference to the baseline is beyond chance. The largest mean gain is that of none by 0.02 points') and 'seeds would show it' not in a
+    z = np.array([1.,-1.,.5,-.5,0.]); z = z/z.std(ddof=1)
+    a = written(tmp_path/'b', dict(baseline=BASE, some=minus(*(.5+z)))).advice
+    assert 'if that gain is real, about 34 seeds would show it' in a      # half a deviation, at 0.05: 34 in the tables of Cohen (1988)
+    a = written(tmp_path/'c', dict(baseline=BASE, worse=minus(-.5,.1,-.3,-.4,.2))).advice
+    assert a == 'No method was better than the baseline on average: train without one.'
+    a = written(tmp_path/'d', dict(baseline=BASE[:4], good=GOOD[:4])).advice
+    assert a.startswith('With fewer than 5 seeds nothing is tested. The largest mean gain is that of good by 2.00 points') and 'beyond chance:' not in a
+
+def test_advice_counts_all_methods(tmp_path):
+    "One of nine at p = 0.02 is not called better, and alone it is"
+    d = (.6,.2,1.,.5,.9)
+    assert .005 < scipy_stats.ttest_rel(BASE, minus(*d)).pvalue < .03
+    assert 'Better than the baseline' in written(tmp_path/'a', dict(baseline=BASE, one=minus(*d))).advice
+    assert 'Better than the baseline' not in written(tmp_path/'b', dict(baseline=BASE, one=minus(*d), **{f'n{i}': ZERO for i in range(8)})).advice
+
+def test_advice_on_the_edge_of_a_grid(tmp_path):
+    tried = [record('good', 1000, 5.-i, 'strength', args=dict(weight=w), held_out=.2) for i,w in enumerate((.1,1.,10.))]
+    a = written(tmp_path/'a', dict(baseline=BASE, good=GOOD), tried, dict(good=dict(weight=10.)), good=dict(args=dict(weight=10.))).advice
+    assert 'At the end of what was tried lies `weight=10` of good: try further values there.' in a
+    a = written(tmp_path/'b', dict(baseline=BASE, good=GOOD), tried, dict(good=dict(weight=1.)), good=dict(args=dict(weight=1.))).advice
+    assert 'At the end' not in a
+
+def test_advice_on_cost(tmp_path):
+    rows = dict(baseline=BASE, good=GOOD)
+    a = written(tmp_path/'a', {**rows, 'baseline ×2': minus(2.,2.,2.1,1.9,2.2)}, good=dict(step_ms=20.)).advice
+    assert 'A step of good takes 2.00 times as long; beside a baseline that trains 2 times as long it is not better beyond chance' in a
+    a = written(tmp_path/'b', {**rows, 'baseline ×2': minus(.5,.4,.6,.5,.5)}, good=dict(step_ms=20.)).advice
+    assert 'it is still better (1.54 (' in a
+    assert 'A step of' not in written(tmp_path/'c', rows, good=dict(step_ms=10.2)).advice
+
+def test_advice_with_nothing_to_say(tmp_path):
+    bad = {k: v for k,v in record('baseline', 0, 1.).items() if k != 'error'} | dict(failed='a reason')
+    assert written(tmp_path/'a', dict(m=[]), [bad]).advice == 'No run of the comparison has ended well.'
+    assert 'nothing to compare' in written(tmp_path/'b', dict(baseline=BASE)).advice and 'nothing to compare' in written(tmp_path/'c', dict(good=GOOD)).advice
+    raises(['there is no comparison in'], lambda: Comparison(tmp_path/'none'))

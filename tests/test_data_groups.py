@@ -4,10 +4,12 @@ import inspect, pickle
 from scipy.stats import chi2
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 from fastai.callback.data import PartialDL, WeightedDL
-from fastai.tabular.core import Categorify, TabDataLoader, TabularPandas
+from fastai.tabular.core import Categorify, FillMissing, TabDataLoader, TabularPandas
 from fastai.text.core import BaseTokenizer, Tokenizer
-from fastai.text.data import Numericalize, SortedDL, TextBlock, pad_input
+from fastai.text.data import Numericalize, SortedDL, TextBlock, TextDataLoaders, pad_input
 from common import *
+from latentreg_fastai.data.groups import *
+from latentreg_fastai.targets import n_classes_of
 
 def mains(dl, k): return [i for x,_ in numbers(dl) for i in x[::k]]
 def clusters(dl, k): return [x[i:i+k] for x,_ in numbers(dl) for i in range(0, len(x), k)]
@@ -504,3 +506,107 @@ def test_semisup_dls_of_every_kind(tmp_path):
         assert len(b[-1]) == min(6, dls.train.bs) and len(rest.one_batch()[0]) == dls.train.bs, kind
     for n,match in ((7, ['n_labeled=7']), (30, ['n_labeled=30', 'nothing is left']), (40, ['n_labeled=40']), (0, ['n_labeled=0'])):
         raises(['semisup_dls', *match], lambda: semisup_dls(kinds['tensors'], n))
+
+# A part of the training set is held out
+
+def _pairs(files):
+    "fastai's siamese tutorial: a `TfmdLists` of pairs of files"
+    class Pairs(Transform):
+        def encodes(self, f): return tensor(np.asarray(PILImage.create(f))).float(), tensor(np.asarray(PILImage.create(files[0]))).float(), float(f.parent.name == files[0].parent.name)
+    return TfmdLists(files, Pairs(), splits=[list(range(12)), list(range(12, 18))]).dataloaders(bs=4, num_workers=0, device='cpu')
+
+def held_out_kinds(path):
+    "Loaders of every kind by name"
+    files = get_image_files(image_folder(path)).sorted()
+    table = pd.DataFrame(dict(f=files.map(str), y=files.map(parent_label)))
+    df = frame(40).assign(grade=lambda d: d.grade.where(d.index % 7 > 0))
+    to = TabularPandas(df, [Categorify, FillMissing, Normalize], ['shape'], ['row','grade'], y_names='kind', splits=[list(range(30)), list(range(30, 40))])
+    words = pd.DataFrame(dict(text=['a b c'*(1+i%5) for i in range(40)], label=['+-'[i%2] for i in range(40)], is_valid=[i >= 30 for i in range(40)]))
+    many = DataBlock((ImageBlock, MultiCategoryBlock), get_x=ItemGetter(0), get_y=Pipeline([ItemGetter(1), lambda o: o.split(' ')]), splitter=IndexSplitter(range(12, 18)))
+    both = [(f, f'{f.parent.name} {"odd" if i%2 else "even"}') for i,f in enumerate(files)]
+    one = lambda **kw: dict(bs=4, num_workers=0, device='cpu', **kw)
+    return {'tensors': tensor_dls(data(30), data(12), bs=8, device='cpu'), 'files': image_block(item_tfms=RandomResizedCrop(8)).dataloaders(path, **one()),
+            'table of files': ImageDataLoaders.from_df(table, path='/', valid_pct=.3, seed=1, **one()), 'many labels': many.dataloaders(both, **one()),
+            'table': to.dataloaders(bs=8, device='cpu'), 'text': TextDataLoaders.from_df(words, text_col='text', label_col='label', valid_col='is_valid', tok_tfm=BySpace(), **one()),
+            'items': items_dls(list(zip(*data(30)))), 'pairs': _pairs(files),
+            'weighted': image_datasets().weighted_dataloaders(np.arange(1., 17.), **one()), 'partial': image_datasets().partial_dataloaders(9, **one()),
+            'first': DataLoaders(loader_of(n=10), loader_of(shuffle=False), device='cpu')}
+
+class BySpace:
+    def __call__(self, items): return (t.split(' ') for t in items)
+
+def ids(ds):
+    "What tells the items of a data set apart"
+    if isinstance(ds, TensorItems): return [x.sum().item() for x in ds.tensors[0]]
+    if isinstance(ds, Subset): return [i for i in ds.indices]
+    if isinstance(getattr(ds, 'items', None), pd.DataFrame): return list(ds.items.index)
+    if isinstance(ds, Datasets): its = ds.tls[0].items; return list(its.index) if isinstance(its, pd.DataFrame) else [str(o) for o in its]
+    if isinstance(ds, TfmdLists): return [str(o) for o in ds.items]
+    return list(range(len(ds)))
+
+def n_of(b): return len(b[-1])
+
+def test_held_out_dls_of_every_kind(tmp_path):
+    "The parts are disjoint and together all that is drawn, loaded in full, and the user's loaders and random states are left alone"
+    for kind,dls in held_out_kinds(tmp_path).items():
+        rng,states,train = dls.train.rng.getstate(),random_state(),dls.train
+        held = held_out_dls(dls, .3, seed=3)
+        assert dls.train is train and dls.train.rng.getstate() == rng and random_state() == states and len(held.loaders) == 2, kind
+        all_ids,a,b = (ids(o.dataset) for o in (dls.train, held.train, held.valid))
+        drawn = all_ids[:10] if kind == 'first' else all_ids
+        assert sorted(map(str, a+b)) == sorted(map(str, drawn)) and not set(a) & set(b) and len(b) == math.ceil(.3*len(drawn)), kind
+        assert type(held.train) is type(dls.train) and type(held.valid) is type(dls.valid) and held.train.bs == min(dls.train.bs, len(a)), kind
+        assert sum(map(n_of, held.valid)) == len(b) and sum(map(n_of, held.train)) > 0, kind
+        again,other = held_out_dls(dls, .3, seed=3),held_out_dls(dls, .3, seed=4)
+        assert ids(again.valid.dataset) == b != ids(other.valid.dataset), kind
+        if kind in ('tensors','files','table of files','table','text'):
+            counts = lambda l: np.bincount(labels_of(l), minlength=2)
+            assert np.abs(counts(held.valid) - .3*counts(dls.train)[:len(counts(held.valid))]).max() <= 1, kind
+
+def test_held_out_samples_are_not_augmented(tmp_path):
+    "They are transformed as validation samples are, and the rest as training samples"
+    block = image_block(item_tfms=RandomResizedCrop(8, min_scale=.3), batch_tfms=[*aug_transforms(), Normalize.from_stats(*imagenet_stats, cuda=False)])
+    dls = block.dataloaders(image_folder(tmp_path), bs=4, num_workers=0, device='cpu')
+    held = held_out_dls(dls, .3)
+    batches = lambda dl: torch.cat([x for x,_ in dl])
+    assert batches(held.valid).equal(batches(held.valid)) and held.valid.dataset.split_idx == 1 and held.train.dataset.split_idx == 0
+    files = held.valid.dataset.items
+    by_hand = dls.test_dl(files, with_labels=True)
+    assert batches(by_hand).equal(batches(held.valid))
+    first = lambda: held.train.after_batch(to_device(held.train.do_batch([held.train.do_item(0)]*2), 'cpu'))[0]
+    assert not first().equal(first())
+
+def test_held_out_weights_and_the_rest():
+    "Weights go with their samples; a batch larger than the part becomes as large as it; what was set by hand stays"
+    dls = image_datasets().weighted_dataloaders(np.arange(1., 17.), bs=4, num_workers=0, device='cpu')
+    held = held_out_dls(dls, .25, 1)
+    was = {str(o): wt for o,wt in zip(dls.train.dataset.tls[0].items, dls.train.wgts)}
+    now = np.array([was[str(o)] for o in held.train.dataset.tls[0].items])
+    assert held.train.wgts == pytest.approx(now/now.sum())
+    big = tensor_dls(data(30), data(12), bs=28, device='cpu')
+    big.c = 7
+    held = held_out_dls(big, .2)
+    assert held.train.bs == 24 and len(held.train) == 1 and held.c == 7 and n_classes_of(held) == 7
+
+def test_held_out_labels_that_are_no_classes():
+    "Numbers, and classes of one sample, are split without regard to them"
+    x,y = data(30)
+    for target in (torch.rand(30), torch.arange(30), torch.rand(30, 2)):
+        held = held_out_dls(tensor_dls((x,target), (x,target), bs=8, device='cpu'), .2)
+        assert len(held.valid.dataset) == 6 and len(held.train.dataset) == 24
+
+def test_what_cannot_be_held_out():
+    dls = tensor_dls(data(), data(12), bs=8, device='cpu')
+    torch_dl = torch.utils.data.DataLoader(Items(), batch_size=4)
+    given = lambda dl: DataLoaders(dl, dls.valid)
+    for make,match in ((lambda: given(torch_dl), 'DataLoader of torch'), (lambda: DataLoaders(dls.train, torch_dl), 'DataLoader of torch'), (lambda: given(MicroClusterDL(dls.train)), 'not a MicroClusterDL'),
+                       (lambda: given(TfmdDL(Stream(), bs=2)), 'Stream, which has no length'), (lambda: given(loader_of(get_idxs=lambda: [1,2])), 'given a `get_idxs`')):
+        raises(['held_out_dls', match], lambda: held_out_dls(make()), TypeError)
+    for share in (0, 1, -.1, .01, 'a'): raises(['held_out_dls', 'share'], lambda: held_out_dls(dls, share))
+
+def test_few_labels_of_a_table_of_files(tmp_path):
+    "The items of a loader may be a frame"
+    files = get_image_files(image_folder(tmp_path)).sorted()
+    dls = ImageDataLoaders.from_df(pd.DataFrame(dict(f=files.map(str), y=files.map(parent_label))), path='/', valid_pct=.2, seed=1, bs=4, num_workers=0, device='cpu')
+    few,rest = semisup_dls(dls, 6)
+    assert np.bincount(labels_of(few.train)).tolist() == [2,2,2] and len(rest.dataset) == len(dls.train.dataset) - 6 and len(few.train.one_batch()[0]) == 4

@@ -223,7 +223,7 @@ def compare(
     exp = Experiment(learner, fit, methods, metric, test, held_out, measures)
     name = folder.resolve().name
     about = dict(title=title or name, name=name, seeds=seeds, held_out=exp.held_out, methods={k: g.text() for k,g in exp.methods.items()},
-                 metric=exp.metric if isinstance(exp.metric, (str,type(None))) else exp.metric.name,
+                 metric=exp.metric if isinstance(exp.metric, (str,type(None))) else metric_name(exp.metric),
                  learner=text_of(learner), fit=text_of(fit), judge=_judge_text(test, metric))
     old = _check_folder(folder, about)
     about['methods'] = {**old.get('methods', {}), **about['methods']}   # what was compared before counts in Holm's correction
@@ -232,7 +232,7 @@ def compare(
     experiments.clear(); experiments[name] = exp          # others need not be sent to other processes
     try:
         plan = Plan(name, folder, seeds, tune_seeds, jobs, budget, old, **kwargs)
-        plan.notes += notes + exp.check_seeds([*seeds, seeds[0]+1])
+        plan.notes += notes + exp.check_seeds([*seeds, seeds[0]+1]) + _direction(about['metric'])
         file = writable(folder/'records.jsonl').parent/'experiment.json'
         def keep():
             spent = plan.budget.spent if plan.budget else old.get('spent', 0)
@@ -246,6 +246,11 @@ def compare(
     return res
 
 # %% ../../nbs/39_bench.compare.ipynb #7fc30270
+def _direction(metric):
+    "A note where a metric's name was what told which way it goes"
+    if metric in (None,'accuracy') or is_lower_better(metric): return []
+    return [f"Higher is taken to be better of {metric!r}: fastai takes lower to be better if a metric's name holds 'loss' or 'error'."]
+
 def _judge_text(test, metric):
     "What judges, to tell whether it has changed"
     loader = f'{type(test).__name__} of {len(test.dataset)} samples' if hasattr(test, 'dataset') else '' if test is None else text_of(test)

@@ -282,7 +282,7 @@ def class_balanced(
 # %% ../../nbs/07_data.groups.ipynb #793cac31
 def _items(ds, idxs, split_idx=None):
     "The items `idxs` of a data set, as a data set of the same kind; transformed as those of split `split_idx`, by default as before"
-    def part(tl): return tl._new(L(tl.items)[list(idxs)], split_idx=ifnone(split_idx, tl.split_idx))
+    def part(tl): return tl._new(tl._get(list(idxs)), split_idx=ifnone(split_idx, tl.split_idx))   # as fastai's `subset`, of tables too
     if isinstance(ds, TensorItems):
         new = ds.new(*[retain_type(t[torch.as_tensor(idxs, device=t.device)], t) for t in ds.tensors])
         if split_idx is not None: new.split_idx = split_idx
@@ -317,6 +317,14 @@ def semisup_dls(
     return DataLoaders(labeled, *dls.loaders[1:], path=dls.path, device=dls.device), unlabeled
 
 # %% ../../nbs/07_data.groups.ipynb #082c77eb
+def _drawn_by(dl):
+    "The items that a loader draws from, where not all of its data set"
+    if not hasattr(dl.dataset, '__len__'): raise TypeError(f'held_out_dls: nothing can be held out of {type(dl.dataset).__name__}, which has no length')
+    if not isinstance(dl.get_idxs, MethodType):
+        raise TypeError('held_out_dls: the training loader was given a `get_idxs`, with which a part of the samples cannot be drawn')
+    chances = chances_of(dl)
+    return np.arange(len(dl.dataset)) if chances is None else np.flatnonzero(chances)
+
 def held_out_dls(
     dls:DataLoaders, # fastai loaders
     share:float=.2, # Of the training set that is held out
@@ -324,10 +332,13 @@ def held_out_dls(
 )->DataLoaders: # Two loaders: the rest of the training set, and what was held out
     "Hold a part of the training set out, as many of each class as its share, where the labels tell classes"
     dl,share = undistributed(dls.train),check_share('held_out_dls', 'share', share, above=True, below_one=True)
-    if not isinstance(dl, DataLoader): raise TypeError(f'held_out_dls: the loaders of fastai are needed, not {type(dl).__name__} of torch')
-    n,split = len(dl.dataset),partial(train_test_split, np.arange(len(dl.dataset)), test_size=share, random_state=seed)
+    for l in (dl, dls.valid):
+        if not isinstance(l, DataLoader): raise TypeError(f'held_out_dls: the loaders of fastai are needed, not {type(l).__name__} of torch')
+    if isinstance(dl, GroupDL): raise TypeError(f'held_out_dls: a loader of single samples is needed, not a {type(dl).__name__}')
+    drawn = _drawn_by(dl)
+    n,split = len(drawn),partial(train_test_split, drawn, test_size=share, random_state=seed)
     if round(share*n) < 1 or round(share*n) >= n: raise ValueError(f'held_out_dls: a share of {share} of {n} samples leaves nothing to train or to judge on')
-    try: rest,held = split(stratify=labels_of(dl))
+    try: rest,held = split(stratify=labels_of(dl)[drawn])
     except ValueError: rest,held = split()                # no classes, or too few samples of one
     res = copy(dls)
     with no_random(seed):
