@@ -28,14 +28,15 @@ def read_experiment(
     if not (path.suffix == '.py' and path.exists()):
         there = ', '.join(experiment_files())
         raise ValueError(f'there is no experiment {str(name)!r}: there are {there}; one of your own is the path of a .py file')
+    for name in _beside: sys.modules.pop(name, None)     # another file's, which may have the same names
     module_spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[path.stem] = module                      # what is pickled by value looks its module up
     with _on_path(path.parent):
         try: module_spec.loader.exec_module(module)
         except Exception as e: raise ValueError(f'{path} cannot be run: {type(e).__name__}: {e}') from e
-    beside = [m for m in sys.modules.values() if _lies_in(m, path.parent)]
-    for m in (module, *beside): cloudpickle.register_pickle_by_value(m)
+    _beside[:] = [name for name,m in sys.modules.items() if _lies_in(m, path.parent)]
+    for name in _beside: cloudpickle.register_pickle_by_value(sys.modules[name])   # the file itself among them
     known = [k for k in inspect.signature(compare).parameters if k not in ('jobs','out','kwargs')]
     given = {k: getattr(module, k) for k in known if k in _own_names(path)}
     missing = [k for k in ('learner','fit','methods') if k not in given]
@@ -51,6 +52,7 @@ def _own_names(path):
         else: names |= {o.id for o in ast.walk(node) if isinstance(o, ast.Name) and isinstance(o.ctx, ast.Store)}
     return names
 
+_beside = []                                             # names of the modules that lie beside the last file
 def _lies_in(module, folder):
     file = getattr(module, '__file__', None)
     return file is not None and Path(file).resolve().parent == folder.resolve()
