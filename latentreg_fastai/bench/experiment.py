@@ -231,7 +231,7 @@ class _Stopwatch(Callback):
     def before_train(self): self._now = time.perf_counter()
     def after_batch(self): self.steps,self.seen = self.steps+1,self.seen + (find_bs(self.xb) if len(self.xb) else 0)
     def after_train(self):
-        if self.dls.device.type == 'cuda': torch.cuda.synchronize(self.dls.device)
+        if torch.device(self.dls.device).type == 'cuda': torch.cuda.synchronize(self.dls.device)
         self.seconds += time.perf_counter() - self._now
 
 @patch
@@ -268,7 +268,7 @@ def trial(self:Experiment,
     measures = self.measures if trial.stage == 'test' and trial.scale is None else {}
     return {**trial, **figures, **{k: for_record(f'measures[{k!r}]', f(learn)) for k,f in measures.items()},
             'step_ms': step_ms, 'steps': watch.steps, 'images_s': watch.seen/watch.seconds, 'memory_mb': peak.mb(),
-            'seconds': time.perf_counter()-start, 'device': device_name(learn.dls.device), 'threads': torch.get_num_threads(),
+            'seconds': time.perf_counter()-start, 'device': device_name(torch.device(learn.dls.device)), 'threads': torch.get_num_threads(),
             'versions': versions()}
 
 @patch

@@ -41,6 +41,7 @@ class Budget:
         "Seconds that it will take; 0 where nothing is known yet"
         ok = [r for r in read_records(self.file) if not failed(r)]
         mine = [r for r in ok if (r['method'],r.get('scale')) == (trial.method,trial.scale)]
+        mine = [r for r in mine if r['args'] == trial.args] or mine
         base = [r['seconds']*(trial.scale or 1) for r in ok if r['method'] == 'baseline' and not r.get('scale')]
         return float(max([r['seconds'] for r in mine] or base or [0]))
 
@@ -88,10 +89,11 @@ class Plan:
     def run(self,
         trials:list, # What to train
         title:str, # Beside the progress bar
+        bar:bool=True, # Show one?
     )->list: # Records of those that were trained, now or before
         "Train what has no record yet, as far as time allows"
         may_start = self.budget and self.budget.may_start
-        res = run_all(trials, self.file, title=title, may_start=may_start, **self.run_args)
+        res = run_all(trials, self.file, title=title, may_start=may_start, bar=bar, **self.run_args)
         self.run_args['retry'] = False                   # once, not again in each stage
         return res
 
@@ -107,7 +109,7 @@ class Plan:
         trials = [self.trial(m, s, args, **kw) for s in self.tune_seeds for m,cs in self.grids.items() if len(cs) > 1 for args in cs]
         found = self.run(trials, 'strength') if trials else []
         of = lambda m: best_choice([r for r in found if r['method'] == m])
-        return {m: ifnone(of(m), evenly(cs, 1)[0]) for m,cs in self.grids.items()}   # one that fails is trained nevertheless, and told
+        return {m: ifnone(of(m), evenly(cs, 1)[0]) for m,cs in self.grids.items() if cs}   # one that fails is trained all the same
 
     def test(self,
         best:dict, # From `choose`
@@ -168,13 +170,15 @@ def thin(self:Plan):
     one,rows = self.budget.cost(self.trial('baseline', self.seeds[0])),1+len(self.grids)
     fit_in,tried = int(self.budget.left/one) if one else 0,{m: len(cs) for m,cs in self.grids.items() if len(cs) > 1}
     count = lambda n: sum(min(n, k) for k in tried.values())*len(self.tune_seeds)
-    n = next((n for n in range(max(tried.values(), default=1), 1, -1) if count(n) <= .4*fit_in), 1)
+    searches = not all(self.grids.values())               # choices that are searched are not listed
+    n = next((n for n in range(max(tried.values(), default=1), 1, -1) if count(n) <= (.2 if searches else .4)*fit_in), 1)
     for m,k in tried.items():
         if k <= n: continue
         self.grids[m] = evenly(self.grids[m], n)
         self.note(f"Of the {k} choices of {m}, {'the middle one alone is' if n == 1 else f'{n} are'} used, for want of time.")
     choices = count(n) if n > 1 else 0
-    enough = choices + rows*len(self.seeds) - 1 <= fit_in
+    sets = max(0, int(.6*fit_in) - choices) if searches else 0
+    enough = choices + sets + rows*len(self.seeds) - 1 <= fit_in
     print(f'A run of the baseline took {one:.0f} s, so about {fit_in} more fit in. '
-          f'The plan: {choices} runs to choose strengths, then {rows} rows '
+          f'The plan: {choices} runs to choose strengths, {f"some {sets} to search for a cocktail, " if sets else ""}then {rows} rows '
           f"with {'' if enough else 'up to '}{len(self.seeds)} seeds{'' if enough else ', dropping methods as time runs out'}.")
