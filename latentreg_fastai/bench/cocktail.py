@@ -6,7 +6,7 @@
 __all__ = ['ingredients', 'refused_pairs', 'Cocktail', 'ingredients_table', 'show_ingredients', 'sets_table', 'cocktail_advice',
            'plot_search']
 
-# %% ../../nbs/38_bench.cocktail.ipynb #a2835c50
+# %% ../../nbs/38_bench.cocktail.ipynb #a20592c0
 import json,operator
 from fastai.vision.all import *
 from fastai.callback.tracker import TrackerCallback
@@ -27,7 +27,7 @@ from ..callback.itra import *
 from ..callback.baselines import *
 from ..callback.settings import *
 
-# %% ../../nbs/38_bench.cocktail.ipynb #b3e8c449
+# %% ../../nbs/38_bench.cocktail.ipynb #432583ec
 def ingredients(
     learn:Learner, # What is to be trained
 )->tuple: # Label: `Grid`; label: why it is there
@@ -60,7 +60,7 @@ def ingredients(
 
 def _has_dropout(model): return any('Dropout' in type(m).__name__ and hasattr(m, 'p') for m in model.modules())
 
-# %% ../../nbs/38_bench.cocktail.ipynb #0d9e93fd
+# %% ../../nbs/38_bench.cocktail.ipynb #59e70db0
 class _OneBatch(Callback):
     "Ends a fit after its first training batch"
     run_valid = False
@@ -91,7 +91,7 @@ def _train_one_batch(learn, cbs, loss):
     with learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=[*cbs, _OneBatch()])
     learn.loss_func = own
 
-# %% ../../nbs/38_bench.cocktail.ipynb #d0a03759
+# %% ../../nbs/38_bench.cocktail.ipynb #cfabb55d
 def _tried_of(grid, path=()):
     "What is tried of a method: the path to each argument, and its values"
     if not isinstance(grid, Together): return {(*path,k): vs for k,vs in grid.tried.items()}
@@ -141,7 +141,7 @@ class _Space:
         state = dict(value=figure) if figure is not None else dict(state=TrialState.FAIL)
         return create_trial(params=params, distributions={k: self.space[k] for k in params}, **state)
 
-# %% ../../nbs/38_bench.cocktail.ipynb #d5dc2f69
+# %% ../../nbs/38_bench.cocktail.ipynb #c648e2ba
 def _key(args): return json.dumps(args, sort_keys=True)
 
 def _number(r): return int(r['label'].split()[-1])   # of a set
@@ -156,7 +156,7 @@ def _figures(records)->list: # (args,figure) in the order of the records
         return math.inf if math.isnan(v) else float(v)
     return [(rs[0]['args'],mean(rs)) for rs in of.values()]
 
-# %% ../../nbs/38_bench.cocktail.ipynb #ce35405b
+# %% ../../nbs/38_bench.cocktail.ipynb #528c46fc
 def _alone(records)->dict: # Method: (args,figure) of each choice
     "The figures of the choices of strengths"
     mine = [r for r in records if r.get('stage') == 'strength']
@@ -223,7 +223,7 @@ def _kept_back(plan, seconds):
     try: yield
     finally: b.end = end
 
-# %% ../../nbs/38_bench.cocktail.ipynb #c74ca01e
+# %% ../../nbs/38_bench.cocktail.ipynb #00e78161
 @patch
 def search(self:Cocktail,
     plan:Plan, # Of the experiment
@@ -255,7 +255,7 @@ def _batches(self:Cocktail, plan):
     if one: most = min(most, plan.budget.left/one/len(plan.tune_seeds) + len(plan.records('search')) + 1)
     return 1 + math.ceil((most-1)/plan.jobs)
 
-# %% ../../nbs/38_bench.cocktail.ipynb #32a43311
+# %% ../../nbs/38_bench.cocktail.ipynb #0c29f9ed
 @patch
 def _sets(self:Cocktail, plan, numbers):
     "The arguments of the sets of these numbers, as they are on record or else as they are drawn"
@@ -306,7 +306,7 @@ def _allowed(self:Cocktail, args, order):
         if not any(frozenset((m,k)) in self.refused for k in kept): kept.append(m)
     return {m: args[m] for m in self.space.grids if m in kept}
 
-# %% ../../nbs/38_bench.cocktail.ipynb #7a846865
+# %% ../../nbs/38_bench.cocktail.ipynb #ee350d96
 def _judged(records):
     "The cocktail's own records of the comparison, and those of the sets without one ingredient; none if one of the two is missing"
     whole = [r for r in records if r.get('stage') == 'test' and r['method'] == Cocktail.label and not r.get('label') and not failed(r)]
@@ -324,6 +324,7 @@ def ingredients_table(
     res = pd.DataFrame(dict(strength=[args_text(whole[0]['args'][m]) for m in names], without=t.error.values, without_sd=t.error_sd.values,
                             adds=-t.gain.values, adds_sd=t.gain_sd.values, low=-t.high.values, high=-t.low.values, pairs=t.pairs.values),
                        index=pd.Index(names, name='ingredient'))
+    res = res.loc[[m for m in whole[0]['args'] if m in names]]   # processes may write them in any order
     return res.assign(figure=t.figure.iloc[0]) if 'figure' in t else res
 
 def show_ingredients(
@@ -350,7 +351,7 @@ def sets_table(
     res = [{'set': args_text(a) or 'none', figure: f'{sign*f:.2f}', 'number': number[_key(a)]} for f,a in rows]
     return pd.DataFrame(res).set_index('set')
 
-# %% ../../nbs/38_bench.cocktail.ipynb #c75c5c11
+# %% ../../nbs/38_bench.cocktail.ipynb #71af7f41
 def cocktail_advice(
     records:list, # Of a comparison
 )->str: # Empty where no cocktail was judged
@@ -378,7 +379,7 @@ def cocktail_advice(
 def _interval(a, b): return '' if math.isnan(a) else f' ({a:.2f} to {b:.2f})'
 def _and(names): return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
-# %% ../../nbs/38_bench.cocktail.ipynb #4e902901
+# %% ../../nbs/38_bench.cocktail.ipynb #799cf4e9
 @styled
 def plot_search(
     records:list, # Of a comparison
