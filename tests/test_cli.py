@@ -145,7 +145,7 @@ from fastai.vision.all import *
 from latentreg_fastai.all import *
 from latentreg_fastai.papers import digits_dls
 number = 3
-def data(seed, n_train=60, n_valid=100): return digits_dls(n_train=n_train, n_valid=n_valid, seed=seed)
+def data(seed=0, n_train=60, n_valid=100): return digits_dls(n_train=n_train, n_valid=n_valid, seed=seed)
 def network(n_out, width=8): return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, n_out))
 class Square(LatentCallback):
     def penalty(self, z, *yb): return z.square().mean()

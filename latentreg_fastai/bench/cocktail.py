@@ -6,7 +6,7 @@
 __all__ = ['ingredients', 'refused_pairs', 'Cocktail', 'ingredients_table', 'show_ingredients', 'sets_table', 'cocktail_advice',
            'plot_search']
 
-# %% ../../nbs/38_bench.cocktail.ipynb #a20592c0
+# %% ../../nbs/38_bench.cocktail.ipynb #976e6749
 import json,operator
 from fastai.vision.all import *
 from fastai.callback.tracker import TrackerCallback
@@ -27,7 +27,7 @@ from ..callback.itra import *
 from ..callback.baselines import *
 from ..callback.settings import *
 
-# %% ../../nbs/38_bench.cocktail.ipynb #432583ec
+# %% ../../nbs/38_bench.cocktail.ipynb #e33efeef
 def ingredients(
     learn:Learner, # What is to be trained
 )->tuple: # Label: `Grid`; label: why it is there
@@ -60,7 +60,7 @@ def ingredients(
 
 def _has_dropout(model): return any('Dropout' in type(m).__name__ and hasattr(m, 'p') for m in model.modules())
 
-# %% ../../nbs/38_bench.cocktail.ipynb #59e70db0
+# %% ../../nbs/38_bench.cocktail.ipynb #4629385e
 class _OneBatch(Callback):
     "Ends a fit after its first training batch"
     run_valid = False
@@ -91,7 +91,7 @@ def _train_one_batch(learn, cbs, loss):
     with learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=[*cbs, _OneBatch()])
     learn.loss_func = own
 
-# %% ../../nbs/38_bench.cocktail.ipynb #cfabb55d
+# %% ../../nbs/38_bench.cocktail.ipynb #f5b220ed
 def _tried_of(grid, path=()):
     "What is tried of a method: the path to each argument, and its values"
     if not isinstance(grid, Together): return {(*path,k): vs for k,vs in grid.tried.items()}
@@ -141,7 +141,7 @@ class _Space:
         state = dict(value=figure) if figure is not None else dict(state=TrialState.FAIL)
         return create_trial(params=params, distributions={k: self.space[k] for k in params}, **state)
 
-# %% ../../nbs/38_bench.cocktail.ipynb #c648e2ba
+# %% ../../nbs/38_bench.cocktail.ipynb #f72ea29d
 def _key(args): return json.dumps(args, sort_keys=True)
 
 def _number(r): return int(r['label'].split()[-1])   # of a set
@@ -156,17 +156,27 @@ def _figures(records)->list: # (args,figure) in the order of the records
         return math.inf if math.isnan(v) else float(v)
     return [(rs[0]['args'],mean(rs)) for rs in of.values()]
 
-# %% ../../nbs/38_bench.cocktail.ipynb #528c46fc
+# %% ../../nbs/38_bench.cocktail.ipynb #e555850d
 def _alone(records)->dict: # Method: (args,figure) of each choice
     "The figures of the choices of strengths"
     mine = [r for r in records if r.get('stage') == 'strength']
     return {m: _figures([r for r in mine if r['method'] == m]) for m in dict.fromkeys(r['method'] for r in mine)}
 
+@contextmanager
+def _kept_back(plan, seconds):
+    "A context in which a plan's budget ends by so many seconds earlier, as a function of the budget gives them"
+    if not (b := plan.budget): yield; return
+    end,b.end = b.end,b.end - seconds(b)
+    try: yield
+    finally: b.end = end
+
 class _Mix(Together):
     "The ingredients; their choices are searched, not listed"
     def choices(self): return []
     def __repr__(self): return repr(self.parts)
+    def text(self): return '\n'.join(f'{k}: {p.text()}' for k,p in self.parts.items())
 
+# %% ../../nbs/38_bench.cocktail.ipynb #4a26b0b1
 _optuna = "Optuna is needed to search for combinations: pip install 'latentreg_fastai[cocktail]'"
 
 class Cocktail:
@@ -196,41 +206,42 @@ class Cocktail:
                              + ''.join(f'; {m}: {why}' for m,why in alone.items()))
         self.space,exp.methods[self.label] = _Space(grids),_Mix(grids)
 
-    def judge(self,
+    def stages(self,
         plan:Plan, # Of the experiment
-        best:dict, # What `plan.choose` gives
-    ):
-        "Search, and compare what was found with the baseline and with the methods alone"
-        args = self.search(plan)
-        if args is None: plan.test(best); return
-        parts = self.without_one(plan, args)
-        need = sum(map(plan.budget.cost, parts)) if plan.budget else 0
-        with _kept_back(plan, lambda b: min(need, .3*b.left)/b.jobs): plan.test({**best, self.label: args})
-        if len(plan.run(parts, 'leaving one out')) < len(parts):
-            plan.note('Not all ingredients of the cocktail were left out in turn with all seeds: there was no time for it.')
+        stages:list, # Of a comparison
+        test:Callable, # The one of them that compares
+    )->list:
+        "The same with a search before the comparison, and what each ingredient adds behind it"
+        if plan.budget: plan.budget.end -= self.seconds
+        i = stages.index(test)
+        return [*stages[:i], partial(self.search, plan), partial(self.test, plan, test), partial(self.leave_one_out, plan), *stages[i+1:]]
 
-    def without_one(self, plan, args):
+    def test(self, plan, test):
+        "Compare, with time kept back for leaving ingredients out"
+        need = sum(map(plan.budget.cost, self.without_one(plan))) if plan.budget else 0
+        with _kept_back(plan, lambda b: min(need, .3*b.left)/b.jobs): test()
+
+    def leave_one_out(self, plan):
+        "Train the cocktail without each of its ingredients"
+        trials = self.without_one(plan)
+        if not trials or self.label in plan.dropped: return
+        n = len(plan.run(trials, 'leaving one out'))
+        if n < len(trials): plan.note(f'Of {len(trials)} runs that leave out an ingredient of the cocktail, {n} could be made in the time.')
+
+    def without_one(self, plan):
         "The cocktail without one of its ingredients, for each seed and ingredient"
+        args = plan.chosen.get(self.label, {})
         of = lambda m: {k: v for k,v in args.items() if k != m}
         return [plan.trial(self.label, s, of(m), stage='leave-one-out', label=f'{self.label} − {m}')
                 for s in plan.seeds for m in args if len(args) > 1]
 
-@contextmanager
-def _kept_back(plan, seconds):
-    "A context in which a plan's budget ends by so many seconds earlier, as a function of the budget gives them"
-    if not (b := plan.budget): yield; return
-    end,b.end = b.end,b.end - seconds(b)
-    try: yield
-    finally: b.end = end
-
-# %% ../../nbs/38_bench.cocktail.ipynb #00e78161
+# %% ../../nbs/38_bench.cocktail.ipynb #dc467444
 @patch
 def search(self:Cocktail,
     plan:Plan, # Of the experiment
-)->dict: # Ingredient: its arguments; None if no set was trained well
-    "Try sets on held-out data"
-    judged = [r for r in plan.records('test') if r['method'] == self.label]
-    if judged: return judged[0]['args']
+):
+    "Try sets on held-out data, unless earlier calls have found one"
+    if self.label in plan.chosen: return
     with _kept_back(plan, lambda b: (1-self.share)*b.seconds):
         batches = progress_bar(itertools.chain([0], itertools.count(1, plan.jobs)), total=self._batches(plan))
         for start in batches:                            # the first is of one set
@@ -241,9 +252,12 @@ def search(self:Cocktail,
             batches.comment = f'search, {start+len(of)} sets'
     tried = [r for r in plan.records('search') if r['args']]
     args = best_choice(tried)
-    if args is None: plan.note('There is no cocktail: no set of methods was trained well' + (' in the time.' if plan.budget else '.'))
-    else: plan.note(f"The cocktail is {args_text(args)}: the best of {len({r['label'] for r in tried})} sets on the held-out part.")
-    return args
+    if args is not None:
+        plan.chosen[self.label] = args
+        plan.note(f"The cocktail is {args_text(args)}: the best of {len({r['label'] for r in tried})} sets on the held-out part.")
+        return
+    plan.dropped.append(self.label)
+    plan.note('There is no cocktail: no set of methods was trained well' + (' in the time.' if plan.budget else '.'))
 
 @patch
 def _most(self:Cocktail, plan): return self.n_trials or (10**6 if plan.budget else self.default)
@@ -255,7 +269,7 @@ def _batches(self:Cocktail, plan):
     if one: most = min(most, plan.budget.left/one/len(plan.tune_seeds) + len(plan.records('search')) + 1)
     return 1 + math.ceil((most-1)/plan.jobs)
 
-# %% ../../nbs/38_bench.cocktail.ipynb #0c29f9ed
+# %% ../../nbs/38_bench.cocktail.ipynb #15dcd35a
 @patch
 def _sets(self:Cocktail, plan, numbers):
     "The arguments of the sets of these numbers, as they are on record or else as they are drawn"
@@ -306,7 +320,7 @@ def _allowed(self:Cocktail, args, order):
         if not any(frozenset((m,k)) in self.refused for k in kept): kept.append(m)
     return {m: args[m] for m in self.space.grids if m in kept}
 
-# %% ../../nbs/38_bench.cocktail.ipynb #ee350d96
+# %% ../../nbs/38_bench.cocktail.ipynb #4f7d995d
 def _judged(records):
     "The cocktail's own records of the comparison, and those of the sets without one ingredient; none if one of the two is missing"
     whole = [r for r in records if r.get('stage') == 'test' and r['method'] == Cocktail.label and not r.get('label') and not failed(r)]
@@ -351,13 +365,13 @@ def sets_table(
     res = [{'set': args_text(a) or 'none', figure: f'{sign*f:.2f}', 'number': number[_key(a)]} for f,a in rows]
     return pd.DataFrame(res).set_index('set')
 
-# %% ../../nbs/38_bench.cocktail.ipynb #71af7f41
+# %% ../../nbs/38_bench.cocktail.ipynb #0ace08f3
 def cocktail_advice(
     records:list, # Of a comparison
+    test:list, # Those of them that are in its table
 )->str: # Empty where no cocktail was judged
     "What the records say of a cocktail beside the best of the methods alone, and of its ingredients"
-    test = [r for r in records if r.get('stage') == 'test' and not r.get('scale')]
-    ok = [r for r in test if not failed(r)]
+    ok = [r for r in test if not r.get('scale') and not failed(r)]
     if not any(r['method'] == Cocktail.label for r in ok): return ''
     t,parts = summary(ok, base=Cocktail.label).drop(Cocktail.label),[]
     single = t.drop('baseline', errors='ignore')
@@ -379,7 +393,7 @@ def cocktail_advice(
 def _interval(a, b): return '' if math.isnan(a) else f' ({a:.2f} to {b:.2f})'
 def _and(names): return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
-# %% ../../nbs/38_bench.cocktail.ipynb #799cf4e9
+# %% ../../nbs/38_bench.cocktail.ipynb #3ab6c5b7
 @styled
 def plot_search(
     records:list, # Of a comparison

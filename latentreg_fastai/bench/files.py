@@ -34,7 +34,8 @@ def read_experiment(
     with _on_path(path.parent):
         try: module_spec.loader.exec_module(module)
         except Exception as e: raise ValueError(f'{path} cannot be run: {type(e).__name__}: {e}') from e
-    cloudpickle.register_pickle_by_value(module)
+    beside = [m for m in sys.modules.values() if _lies_in(m, path.parent)]
+    for m in (module, *beside): cloudpickle.register_pickle_by_value(m)
     known = [k for k in inspect.signature(compare).parameters if k not in ('jobs','out','kwargs')]
     given = {k: getattr(module, k) for k in known if k in _own_names(path)}
     missing = [k for k in ('learner','fit','methods') if k not in given]
@@ -49,6 +50,10 @@ def _own_names(path):
         elif isinstance(node, (ast.Import,ast.ImportFrom)): names |= {a.asname or a.name for a in node.names}
         else: names |= {o.id for o in ast.walk(node) if isinstance(o, ast.Name) and isinstance(o.ctx, ast.Store)}
     return names
+
+def _lies_in(module, folder):
+    file = getattr(module, '__file__', None)
+    return file is not None and Path(file).resolve().parent == folder.resolve()
 
 @contextmanager
 def _on_path(folder):
@@ -93,6 +98,8 @@ class ImageFolder:
         self.epochs,self.size,self.bs = (check_whole('compare', k, v) for k,v in dict(epochs=epochs, size=size, bs=bs).items())
         if not self.folder.is_dir(): raise ValueError(f'there is no folder {folder}')
         if not len(get_image_files(self.folder)): raise ValueError(f'there are no images in {folder}')
+        if not len(_image_dls(self.folder, self.size, self.bs).train):
+            raise ValueError(f'the images in {folder} to train on are fewer than a batch of {bs}: give a smaller `bs`')
         try: self.learner(0)
         except (OSError,RuntimeError) as e:
             warnings.warn(f'the weights of {arch} cannot be had ({type(e).__name__}: {e}), so it is trained from the start')
