@@ -103,9 +103,11 @@ def test_it_goes_on_after_a_kill(found, tmp_path):
     "Cut off in the middle of the search, and once more in the judgement"
     shutil.copytree(found.folder, tmp_path/'c')
     file = tmp_path/'c'/'records.jsonl'
-    all_of = file.read_text().splitlines(keepends=True)
-    for n in (20,60):
+    all_of,about = file.read_text().splitlines(keepends=True),found.about
+    chosen = {k: v for k,v in about['chosen'].items() if k != 'cocktail'}
+    for n,then in ((20,{**about, 'chosen': chosen}),(60,about)):
         file.write_text(''.join(all_of[:n]))
+        (tmp_path/'c'/'experiment.json').write_text(json.dumps(then))
         again = compared(tmp_path/'c', seeds=5)
         assert sets(again) == sets(found) and again.tables[None].error.tolist() == found.tables[None].error.tolist()
         assert whole_lines(file).keys() == whole_lines(found.folder/'records.jsonl').keys()

@@ -6,7 +6,7 @@
 __all__ = ['ingredients', 'refused_pairs', 'Cocktail', 'ingredients_table', 'show_ingredients', 'sets_table', 'cocktail_advice',
            'plot_search']
 
-# %% ../../nbs/38_bench.cocktail.ipynb #976e6749
+# %% ../../nbs/38_bench.cocktail.ipynb #407f5609
 import json,operator
 from fastai.vision.all import *
 from fastai.callback.tracker import TrackerCallback
@@ -27,7 +27,7 @@ from ..callback.itra import *
 from ..callback.baselines import *
 from ..callback.settings import *
 
-# %% ../../nbs/38_bench.cocktail.ipynb #e33efeef
+# %% ../../nbs/38_bench.cocktail.ipynb #e95a1bb2
 def ingredients(
     learn:Learner, # What is to be trained
 )->tuple: # Label: `Grid`; label: why it is there
@@ -60,7 +60,7 @@ def ingredients(
 
 def _has_dropout(model): return any('Dropout' in type(m).__name__ and hasattr(m, 'p') for m in model.modules())
 
-# %% ../../nbs/38_bench.cocktail.ipynb #4629385e
+# %% ../../nbs/38_bench.cocktail.ipynb #0692c7dc
 class _OneBatch(Callback):
     "Ends a fit after its first training batch"
     run_valid = False
@@ -91,7 +91,7 @@ def _train_one_batch(learn, cbs, loss):
     with learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=[*cbs, _OneBatch()])
     learn.loss_func = own
 
-# %% ../../nbs/38_bench.cocktail.ipynb #f5b220ed
+# %% ../../nbs/38_bench.cocktail.ipynb #60bfbbd0
 def _tried_of(grid, path=()):
     "What is tried of a method: the path to each argument, and its values"
     if not isinstance(grid, Together): return {(*path,k): vs for k,vs in grid.tried.items()}
@@ -141,7 +141,7 @@ class _Space:
         state = dict(value=figure) if figure is not None else dict(state=TrialState.FAIL)
         return create_trial(params=params, distributions={k: self.space[k] for k in params}, **state)
 
-# %% ../../nbs/38_bench.cocktail.ipynb #f72ea29d
+# %% ../../nbs/38_bench.cocktail.ipynb #14edcf18
 def _key(args): return json.dumps(args, sort_keys=True)
 
 def _number(r): return int(r['label'].split()[-1])   # of a set
@@ -156,7 +156,7 @@ def _figures(records)->list: # (args,figure) in the order of the records
         return math.inf if math.isnan(v) else float(v)
     return [(rs[0]['args'],mean(rs)) for rs in of.values()]
 
-# %% ../../nbs/38_bench.cocktail.ipynb #e555850d
+# %% ../../nbs/38_bench.cocktail.ipynb #b92f6935
 def _alone(records)->dict: # Method: (args,figure) of each choice
     "The figures of the choices of strengths"
     mine = [r for r in records if r.get('stage') == 'strength']
@@ -176,7 +176,7 @@ class _Mix(Together):
     def __repr__(self): return repr(self.parts)
     def text(self): return '\n'.join(f'{k}: {p.text()}' for k,p in self.parts.items())
 
-# %% ../../nbs/38_bench.cocktail.ipynb #4a26b0b1
+# %% ../../nbs/38_bench.cocktail.ipynb #4f719170
 _optuna = "Optuna is needed to search for combinations: pip install 'latentreg_fastai[cocktail]'"
 
 class Cocktail:
@@ -235,7 +235,7 @@ class Cocktail:
         return [plan.trial(self.label, s, of(m), stage='leave-one-out', label=f'{self.label} − {m}')
                 for s in plan.seeds for m in args if len(args) > 1]
 
-# %% ../../nbs/38_bench.cocktail.ipynb #dc467444
+# %% ../../nbs/38_bench.cocktail.ipynb #ff55880e
 @patch
 def search(self:Cocktail,
     plan:Plan, # Of the experiment
@@ -269,7 +269,7 @@ def _batches(self:Cocktail, plan):
     if one: most = min(most, plan.budget.left/one/len(plan.tune_seeds) + len(plan.records('search')) + 1)
     return 1 + math.ceil((most-1)/plan.jobs)
 
-# %% ../../nbs/38_bench.cocktail.ipynb #15dcd35a
+# %% ../../nbs/38_bench.cocktail.ipynb #129946af
 @patch
 def _sets(self:Cocktail, plan, numbers):
     "The arguments of the sets of these numbers, as they are on record or else as they are drawn"
@@ -320,7 +320,7 @@ def _allowed(self:Cocktail, args, order):
         if not any(frozenset((m,k)) in self.refused for k in kept): kept.append(m)
     return {m: args[m] for m in self.space.grids if m in kept}
 
-# %% ../../nbs/38_bench.cocktail.ipynb #4f7d995d
+# %% ../../nbs/38_bench.cocktail.ipynb #31ac5ef4
 def _judged(records):
     "The cocktail's own records of the comparison, and those of the sets without one ingredient; none if one of the two is missing"
     whole = [r for r in records if r.get('stage') == 'test' and r['method'] == Cocktail.label and not r.get('label') and not failed(r)]
@@ -365,7 +365,7 @@ def sets_table(
     res = [{'set': args_text(a) or 'none', figure: f'{sign*f:.2f}', 'number': number[_key(a)]} for f,a in rows]
     return pd.DataFrame(res).set_index('set')
 
-# %% ../../nbs/38_bench.cocktail.ipynb #0ace08f3
+# %% ../../nbs/38_bench.cocktail.ipynb #2c3263ec
 def cocktail_advice(
     records:list, # Of a comparison
     test:list, # Those of them that are in its table
@@ -393,7 +393,7 @@ def cocktail_advice(
 def _interval(a, b): return '' if math.isnan(a) else f' ({a:.2f} to {b:.2f})'
 def _and(names): return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
-# %% ../../nbs/38_bench.cocktail.ipynb #3ab6c5b7
+# %% ../../nbs/38_bench.cocktail.ipynb #57fb2ab1
 @styled
 def plot_search(
     records:list, # Of a comparison
@@ -408,11 +408,12 @@ def plot_search(
     at,vs = [number[_key(a)] for a,_ in of],np.array([f for _,f in of])
     sizes = [len(a) for a,_ in of]
     dots = ax.scatter(at, sign*vs, c=sizes, cmap='cividis', s=28, zorder=3, vmin=0, vmax=max(sizes))
-    ax.figure.colorbar(dots, ax=ax, label='ingredients')
+    ax.figure.colorbar(dots, ax=ax, label='ingredients', ticks=range(max(sizes)+1))
     ax.step(at, sign*np.minimum.accumulate(vs), where='post', color=okabe_ito[3], lw=1.2, label='best so far')
     alone = [f for of_one in _alone(records).values() for _,f in of_one if f is not None and math.isfinite(f)]
     if alone: ax.axhline(sign*min(alone), color=okabe_ito[0], ls=':', label='best ingredient alone')
     if not of[0][0]: ax.axhline(sign*vs[0], color='#555555', ls=':', label='none')
     ax.set(xlabel='set', ylabel=as_written(next((r['figure'] for r in mine if 'figure' in r), 'error %')) + ', held out')
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend()
     return ax
