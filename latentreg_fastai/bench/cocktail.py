@@ -6,7 +6,7 @@
 __all__ = ['ingredients', 'refused_pairs', 'Cocktail', 'ingredients_table', 'show_ingredients', 'sets_table', 'cocktail_advice',
            'plot_search']
 
-# %% ../../nbs/38_bench.cocktail.ipynb #407f5609
+# %% ../../nbs/38_bench.cocktail.ipynb #f2446ea9
 import json,operator
 from fastai.vision.all import *
 from fastai.callback.tracker import TrackerCallback
@@ -27,7 +27,7 @@ from ..callback.itra import *
 from ..callback.baselines import *
 from ..callback.settings import *
 
-# %% ../../nbs/38_bench.cocktail.ipynb #e95a1bb2
+# %% ../../nbs/38_bench.cocktail.ipynb #a3e98983
 def ingredients(
     learn:Learner, # What is to be trained
 )->tuple: # Label: `Grid`; label: why it is there
@@ -60,7 +60,7 @@ def ingredients(
 
 def _has_dropout(model): return any('Dropout' in type(m).__name__ and hasattr(m, 'p') for m in model.modules())
 
-# %% ../../nbs/38_bench.cocktail.ipynb #0692c7dc
+# %% ../../nbs/38_bench.cocktail.ipynb #09bda012
 class _OneBatch(Callback):
     "Ends a fit after its first training batch"
     run_valid = False
@@ -91,7 +91,7 @@ def _train_one_batch(learn, cbs, loss):
     with learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=[*cbs, _OneBatch()])
     learn.loss_func = own
 
-# %% ../../nbs/38_bench.cocktail.ipynb #60bfbbd0
+# %% ../../nbs/38_bench.cocktail.ipynb #f1424062
 def _tried_of(grid, path=()):
     "What is tried of a method: the path to each argument, and its values"
     if not isinstance(grid, Together): return {(*path,k): vs for k,vs in grid.tried.items()}
@@ -141,7 +141,7 @@ class _Space:
         state = dict(value=figure) if figure is not None else dict(state=TrialState.FAIL)
         return create_trial(params=params, distributions={k: self.space[k] for k in params}, **state)
 
-# %% ../../nbs/38_bench.cocktail.ipynb #14edcf18
+# %% ../../nbs/38_bench.cocktail.ipynb #5024c0ce
 def _key(args): return json.dumps(args, sort_keys=True)
 
 def _number(r): return int(r['label'].split()[-1])   # of a set
@@ -156,7 +156,7 @@ def _figures(records)->list: # (args,figure) in the order of the records
         return math.inf if math.isnan(v) else float(v)
     return [(rs[0]['args'],mean(rs)) for rs in of.values()]
 
-# %% ../../nbs/38_bench.cocktail.ipynb #b92f6935
+# %% ../../nbs/38_bench.cocktail.ipynb #3653e2d8
 def _alone(records)->dict: # Method: (args,figure) of each choice
     "The figures of the choices of strengths"
     mine = [r for r in records if r.get('stage') == 'strength']
@@ -176,7 +176,7 @@ class _Mix(Together):
     def __repr__(self): return repr(self.parts)
     def text(self): return '\n'.join(f'{k}: {p.text()}' for k,p in self.parts.items())
 
-# %% ../../nbs/38_bench.cocktail.ipynb #4f719170
+# %% ../../nbs/38_bench.cocktail.ipynb #07e79c04
 _optuna = "Optuna is needed to search for combinations: pip install 'latentreg_fastai[cocktail]'"
 
 class Cocktail:
@@ -235,29 +235,35 @@ class Cocktail:
         return [plan.trial(self.label, s, of(m), stage='leave-one-out', label=f'{self.label} − {m}')
                 for s in plan.seeds for m in args if len(args) > 1]
 
-# %% ../../nbs/38_bench.cocktail.ipynb #ff55880e
+# %% ../../nbs/38_bench.cocktail.ipynb #2cd41fe4
 @patch
 def search(self:Cocktail,
     plan:Plan, # Of the experiment
 ):
     "Try sets on held-out data, unless earlier calls have found one"
-    if self.label in plan.chosen: return
-    with _kept_back(plan, lambda b: (1-self.share)*b.seconds):
-        batches = progress_bar(itertools.chain([0], itertools.count(1, plan.jobs)), total=self._batches(plan))
-        for start in batches:                            # the first is of one set
-            of = self._sets(plan, range(start, min(start + (plan.jobs if start else 1), self._most(plan))))
-            kw = dict(stage='search', held_out=plan.exp.held_out)
-            trials = [plan.trial(self.label, s, a, label=f'{self.label} {i}', **kw) for s in plan.tune_seeds for i,a in of.items()]
-            if not trials or len(plan.run(trials, 'search', bar=False)) < len(trials): break   # all was tried, or the time is over
-            batches.comment = f'search, {start+len(of)} sets'
-    tried = [r for r in plan.records('search') if r['args']]
-    args = best_choice(tried)
-    if args is not None:
-        plan.chosen[self.label] = args
+    with _kept_back(plan, lambda b: (1-self.share)*b.seconds): self.label in plan.chosen or self._try_sets(plan)
+    tried = [r for r in _held_out(plan, 'search') if r['args']]
+    if self.label not in plan.chosen and (args := best_choice(tried)): plan.chosen[self.label] = args
+    if args := plan.chosen.get(self.label):
         plan.note(f"The cocktail is {args_text(args)}: the best of {len({r['label'] for r in tried})} sets on the held-out part.")
+        found = min((f for a,f in _figures(tried) if a == args), default=None)
+        alone = [(f,m) for m,of in _alone(_held_out(plan, 'strength')).items() for _,f in of if None not in (f,found) and f < found]
+        if alone: plan.note(f'On that part {min(alone)[1]} alone was better still.')
         return
     plan.dropped.append(self.label)
     plan.note('There is no cocktail: no set of methods was trained well' + (' in the time.' if plan.budget else '.'))
+
+def _held_out(plan, stage): return [r for r in plan.records(stage) if r['held_out'] == plan.exp.held_out]
+
+@patch
+def _try_sets(self:Cocktail, plan):
+    batches = progress_bar(itertools.chain([0], itertools.count(1, plan.jobs)), total=self._batches(plan))
+    for start in batches:                            # the first is of one set
+        of = self._sets(plan, range(start, min(start + (plan.jobs if start else 1), self._most(plan))))
+        kw = dict(stage='search', held_out=plan.exp.held_out)
+        trials = [plan.trial(self.label, s, a, label=f'{self.label} {i}', **kw) for s in plan.tune_seeds for i,a in of.items()]
+        if not trials or len(plan.run(trials, 'search', bar=False)) < len(trials): break   # all was tried, or the time is over
+        batches.comment = f'search, {start+len(of)} sets'
 
 @patch
 def _most(self:Cocktail, plan): return self.n_trials or (10**6 if plan.budget else self.default)
@@ -266,15 +272,15 @@ def _most(self:Cocktail, plan): return self.n_trials or (10**6 if plan.budget el
 def _batches(self:Cocktail, plan):
     "How many there will be at most, for the progress bar"
     one,most = plan.budget and plan.budget.cost(plan.trial('baseline', plan.seeds[0])),self._most(plan)
-    if one: most = min(most, plan.budget.left/one/len(plan.tune_seeds) + len(plan.records('search')) + 1)
+    if one: most = min(most, plan.budget.left/one/len(plan.tune_seeds) + len(_held_out(plan, 'search')) + 1)
     return 1 + math.ceil((most-1)/plan.jobs)
 
-# %% ../../nbs/38_bench.cocktail.ipynb #129946af
+# %% ../../nbs/38_bench.cocktail.ipynb #0b0360a7
 @patch
 def _sets(self:Cocktail, plan, numbers):
     "The arguments of the sets of these numbers, as they are on record or else as they are drawn"
-    recs = sorted(plan.records('search'), key=_number)
-    alone = [({m: args},f) for m,of in _alone(plan.records('strength')).items() if m in self.space.grids for args,f in of]
+    recs = sorted(_held_out(plan, 'search'), key=_number)
+    alone = [({m: args},f) for m,of in _alone(_held_out(plan, 'strength')).items() if m in self.space.grids for args,f in of]
     alone = sorted(alone, key=lambda o: _key(o[0]))      # records of processes may lie in any order
     known,before = {_number(r): r['args'] for r in recs},_figures([r for r in recs if _number(r) < numbers.start])
     seen,res = {_key(a) for a in [*known.values(), *(a for a,_ in alone)]},{}
@@ -320,7 +326,7 @@ def _allowed(self:Cocktail, args, order):
         if not any(frozenset((m,k)) in self.refused for k in kept): kept.append(m)
     return {m: args[m] for m in self.space.grids if m in kept}
 
-# %% ../../nbs/38_bench.cocktail.ipynb #31ac5ef4
+# %% ../../nbs/38_bench.cocktail.ipynb #6a9bcef6
 def _judged(records):
     "The cocktail's own records of the comparison, and those of the sets without one ingredient; none if one of the two is missing"
     whole = [r for r in records if r.get('stage') == 'test' and r['method'] == Cocktail.label and not r.get('label') and not failed(r)]
@@ -365,7 +371,7 @@ def sets_table(
     res = [{'set': args_text(a) or 'none', figure: f'{sign*f:.2f}', 'number': number[_key(a)]} for f,a in rows]
     return pd.DataFrame(res).set_index('set')
 
-# %% ../../nbs/38_bench.cocktail.ipynb #2c3263ec
+# %% ../../nbs/38_bench.cocktail.ipynb #cc24849a
 def cocktail_advice(
     records:list, # Of a comparison
     test:list, # Those of them that are in its table
@@ -393,7 +399,7 @@ def cocktail_advice(
 def _interval(a, b): return '' if math.isnan(a) else f' ({a:.2f} to {b:.2f})'
 def _and(names): return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
-# %% ../../nbs/38_bench.cocktail.ipynb #57fb2ab1
+# %% ../../nbs/38_bench.cocktail.ipynb #af8bbebb
 @styled
 def plot_search(
     records:list, # Of a comparison
