@@ -15,6 +15,7 @@ from .callback.moments import VarianceRegularizer,CovarianceRegularizer,Activati
 from .callback.phantom import PhantomEmbedding
 from .callback.itra import ITRA
 from .callback.baselines import CenterLoss,DisturbLabel,WeightL1
+from .callback.settings import WeightDecay,DropoutRate
 from .callback.varmixup import VarMixup
 from .callback.semisup import SemiSupervisedMixup
 from .callback.gan import GANMixup

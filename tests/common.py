@@ -77,6 +77,8 @@ CALLBACKS = {
     'CenterLoss':             (lambda: CenterLoss(),                                   lambda: CenterLoss(0.)),
     'DisturbLabel':           (lambda: DisturbLabel(.5),                               lambda: DisturbLabel(0.)),
     'WeightL1':               (lambda: WeightL1(1e-3),                                 lambda: WeightL1(0.)),
+    'WeightDecay':            (lambda: WeightDecay(5.),                                lambda: WeightDecay(.01)),      # as the optimizer has it
+    'DropoutRate':            (lambda: DropoutRate(.6),                                lambda: DropoutRate(.2)),       # as the network has it
     'VarMixup':               (lambda: VarMixup(VAE),                                  lambda: VarMixup(VAE, p=0.)),
     'VarMixup p=.5':          (lambda: VarMixup(VAE, p=.5),                            None),
     'SemiSupervised':         (lambda: SemiSupervisedMixup(UNLABELED, weight=3., rampup=0.), None),
@@ -89,6 +91,7 @@ CALLBACKS = {
 CAN_BE_OFF = [k for k,(_,off) in CALLBACKS.items() if off]
 PENALTIES  = [k for k,(f,_) in CALLBACKS.items() if isinstance(f(), WeightedTerm)]   # have a weight
 ONLY_WATCH = ['LatentMonitor']                                                        # training is the same with them
+ONLY_SET   = ['WeightDecay','DropoutRate']                                              # a setting is another, and a step is the same work
 SOMETIMES  = ['VarMixup p=.5']                                                        # act in some batches and leave the others alone
 ADD_ROWS   = [k for k in CALLBACKS if k.startswith(('Phantom','SemiSupervised')) or k in ('ITRA-c','ITRA-c warm-up','ITRA separate')]
 DRAW_LAYER = [k for k in CALLBACKS if k.startswith(('ManifoldMixup','SemiSupervised','GANMixup'))]   # one for each batch

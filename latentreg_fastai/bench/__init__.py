@@ -6,6 +6,7 @@ from .suite import *
 from .experiment import *
 from .plan import *
 from .report import *
+from .cocktail import *
 from .compare import *
 from .files import *
 from .speed import *

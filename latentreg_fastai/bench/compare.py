@@ -10,16 +10,13 @@ import json
 from scipy import stats
 from fastai.vision.all import *
 from ..checks import *
-from ..targets import *
-from ..signal import *
 from .run import *
 from .records import *
 from .runner import *
 from .experiment import *
 from .plan import *
 from .report import *
-from ..callback.mixup import *
-from ..callback.moments import *
+from .cocktail import *
 
 # %% ../../nbs/39_bench.compare.ipynb #0b0a231c
 class Comparison(Report):
@@ -74,11 +71,11 @@ class Comparison(Report):
         "Paired gains with their 95% intervals over the cost of a step; returns the axes"
         return plot_gains({self.title(): self.tables[None]}, **kwargs)[0]
 
-    def _said(self, table):
+    def _said(self, text):
         bad = [line for t in self.tables.values() for line in failures(t).splitlines()]
-        return '\n\n'.join([table, *self.remarks, *bad])
-    def _repr_markdown_(self): return self._said(markdown_table(self.shown))
-    def __repr__(self): return self._said(self.shown.to_string())
+        return '\n\n'.join([text(self.shown), *map(text, filter(len, [show_ingredients(self.ingredients)])), *self.remarks, *bad])
+    def _repr_markdown_(self): return self._said(markdown_table)
+    def __repr__(self): return self._said(pd.DataFrame.to_string)
 
 def _gain_at_cost(r):
     interval = '' if math.isnan(r.low_cost) else f' ({r.low_cost:.2f} to {r.high_cost:.2f})'
@@ -94,7 +91,8 @@ def advice(self:Comparison)->str:
     t = self.tables[None]
     rest = t[~t.index.str.startswith('baseline')]
     if 'gain' not in t or not len(rest): return 'There is nothing to compare: either the baseline or every method is missing.'
-    return ' '.join(filter(None, [_verdict(t, rest), self._on_cost(rest), self._on_calibration(t, rest), self._on_edges()]))
+    return ' '.join(filter(None, [_verdict(t, rest), self._on_cost(rest), self._on_calibration(t, rest),
+                                 self._on_edges(), cocktail_advice(self.records, self.test[None])]))
 
 def _verdict(t, rest):
     unit = f" {t.figure.iloc[0]}" if 'figure' in t else ' points'
@@ -157,6 +155,9 @@ def _on_edges(self:Comparison):
     return f"At the end of what was tried {'lies' if len(parts) == 1 else 'lie'} {_listed(parts)}: try further values there."
 
 # %% ../../nbs/39_bench.compare.ipynb #751adb0a
+@patch(as_prop=True)
+def ingredients(self:Comparison)->pd.DataFrame: "What each ingredient of the cocktail adds"; return ingredients_table(self.records)
+
 @patch
 def markdown(self:Comparison)->str:
     "The whole report"
@@ -165,6 +166,8 @@ def markdown(self:Comparison)->str:
     if len(c := self.choices):
         where = f"{self.about['held_out']:.0%} of the training set"
         out += ['## Choices', f'Figures on {where}, held out, for each value tried.', markdown_table(c)]
+    if len(e := self.ingredients): out += ['## What each ingredient of the cocktail adds', markdown_table(show_ingredients(e))]
+    if len(s := sets_table(self.records)): out += ['## The best sets of the search', markdown_table(s)]
     if self.notes: out += ['## Notes', *self.notes]
     bad = [r for r in self.records if failed(r)]
     if bad: out += ['## Failed', markdown_table(failed_table(bad))]
@@ -174,29 +177,17 @@ def markdown(self:Comparison)->str:
 def suggested_methods(
     learn:Learner, # What is to be trained
 )->tuple: # Label: method; label: why it is there
-    "Methods to begin with for the task of `learn`"
-    classes,entropy = are_classes(learn.dls, learn.loss_func),is_loss(learn.loss_func, (nn.CrossEntropyLoss,F.cross_entropy))
-    xb = to_device(learn.dls.train.one_batch(), learn.dls.device)[:getattr(learn.dls.train, 'n_inp', 1)]
-    places = latent_layers(learn.model, *xb).default.drop('input', errors='ignore').str.cat(sep=', ')   # what can be read or mixed here
-    res = {}
-    if 'penalty' in places and classes:
-        res['cw-VR'] = Grid(VarianceRegularizer, weight=(.01,.1,1.)),'it draws the features of a class together, at nearly no cost'
-        res['cw-CR'] = Grid(CovarianceRegularizer, weight=(.01,.1,1.)),'it keeps the units of a layer from saying the same within a class'
-    elif 'penalty' in places:
-        res['VR'] = Grid(VarianceRegularizer, classwise=False, weight=(.01,.1,1.)),'it needs no classes'
-        res['CR'] = Grid(CovarianceRegularizer, classwise=False, weight=(.01,.1,1.)),'it needs no classes'
-    if classes and entropy:
-        res['label smoothing'] = Grid(LabelSmoothingCrossEntropyFlat, eps=(.05,.1,.2)),'it is the usual remedy for overconfidence'
-    if 'mixup' in places:
-        res['manifold mixup'] = Grid(ManifoldMixup, alpha=(.2,1.)),'it mixes hidden states and targets, of classes and of numbers alike'
-    if not res: raise ValueError('compare: nothing is suggested where no place can be read or mixed: name methods yourself')
-    return {k: g for k,(g,_) in res.items()},{k: why for k,(_,why) in res.items()}
+    "Methods to begin with for the task of `learn`: a few of its `ingredients`"
+    few,found = ('cw-VR','cw-CR','VR','CR','label smoothing','manifold mixup'),ingredients(learn)
+    if not {*few} & found[0].keys():
+        raise ValueError('compare: nothing is suggested where no place can be read or mixed: name methods yourself')
+    return tuple({k: o[k] for k in few if k in o} for o in found)
 
 # %% ../../nbs/39_bench.compare.ipynb #0932ae62
 def compare(
     learner:Callable, # Takes a seed and gives a fresh `Learner`
     fit:Callable, # Trains: `fit(learn, cbs)`, or `fit(learn, cbs, scale=1)` if it can train for `scale` times as long
-    methods, # Label: a callback, a list of them, a loss function or a `Grid`; or 'suggested'
+    methods, # Label: a callback, a list of them, a loss function or a `Grid`; or 'suggested' or 'cocktail'
     seeds=5, # Number of seeds, or a list of them
     out='latentreg-compare', # Folder for the records and the report; the same call goes on where it stopped
     jobs:int=1, # Runs at a time, each in a process of its own
@@ -204,6 +195,7 @@ def compare(
     test=None, # The judge in place of the validation set: a loader, or a function of the learner that gives one
     held_out:float=.2, # Share of the training set on which strengths are chosen
     budget=None, # The time that it may take, as '30min'; by default all is run
+    combine=False, # Search for methods to use together? True, or how many sets to try: by default 50, or what fits in the budget
     measures:dict=None, # Name: function of a trained learner whose `dls.valid` is the judge, for each run of the comparison
     tune_seeds:int=1, # Trainings of each choice
     title:str=None, # Heading; by default the folder's name
@@ -214,13 +206,14 @@ def compare(
     seeds = [check_whole('compare', 'seeds', s, low=0) for s in seeds]
     if not seeds: raise ValueError('compare: `seeds` is empty: give their number, 5 or more to have differences tested')
     use_device(kwargs.get('device'))
-    notes = []
-    if isinstance(methods, str):
-        check_choice('compare', 'methods', methods, ['suggested'])
-        methods,why = suggested_methods(Experiment(learner, fit, {}).start(seeds[0]))
-        notes = [f'{m} is tried because {w}.' for m,w in why.items()]
+    suggest,notes = dict(suggested=suggested_methods, cocktail=ingredients),[]
+    if isinstance(given := methods, str):
+        check_choice('compare', 'methods', given, list(suggest))
+        methods,why = suggest[given](Experiment(learner, fit, {}).start(seeds[0]))
+        combine,notes = combine or given == 'cocktail',[f'{m} is tried because {w}.' for m,w in why.items()]
         print(*notes, sep='\n')
     exp = Experiment(learner, fit, methods, metric, test, held_out, measures)
+    mix = Cocktail(exp, None if combine is True else combine, suggested=isinstance(given, str)) if combine is not False else None
     name = folder.resolve().name
     about = dict(title=title or name, name=name, seeds=seeds, held_out=exp.held_out, methods={k: g.text() for k,g in exp.methods.items()},
                  metric=exp.metric if isinstance(exp.metric, (str,type(None))) else metric_name(exp.metric),
@@ -232,14 +225,15 @@ def compare(
     experiments.clear(); experiments[name] = exp          # others need not be sent to other processes
     try:
         plan = Plan(name, folder, seeds, tune_seeds, jobs, budget, old, **kwargs)
-        plan.notes += notes + exp.check_seeds([*seeds, seeds[0]+1]) + _direction(about['metric'])
+        plan.notes += notes + (mix.notes if mix else []) + exp.check_seeds([*seeds, seeds[0]+1]) + _direction(about['metric'])
         file = writable(folder/'records.jsonl').parent/'experiment.json'
         def keep():
             spent = plan.budget.spent if plan.budget else old.get('spent', 0)
             replace_file(file, json.dumps({**about, 'notes': plan.notes, 'chosen': plan.chosen, 'spent': spent}, indent=1))
         keep()
-        stages = plan.begin,plan.thin,plan.choose,lambda: plan.test({m: plan.chosen[m] for m in plan.grids}),plan.longer,plan.left_out
-        for stage in stages: stage(); keep()
+        test = lambda: plan.test({m: plan.chosen[m] for m in plan.grids if m in plan.chosen})
+        stages = [plan.begin,plan.thin,plan.choose,test,plan.longer,plan.left_out]
+        for stage in mix.stages(plan, stages, test) if mix else stages: stage(); keep()
     finally: experiments.clear(); experiments.update(before)
     res = Comparison(folder)
     res.write()

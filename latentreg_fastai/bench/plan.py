@@ -46,6 +46,7 @@ class Budget:
         "Seconds that it will take; 0 where nothing is known yet"
         ok = [r for r in read_records(self.file) if not failed(r)]
         mine = [r for r in ok if (r['method'],r.get('scale')) == (trial.method,trial.scale)]
+        mine = [r for r in mine if r['args'] == trial.args] or mine
         base = [r['seconds']*(trial.scale or 1) for r in ok if r['method'] == 'baseline' and not r.get('scale')]
         return float(max([r['seconds'] for r in mine] or base or [0]))
 
@@ -95,10 +96,11 @@ class Plan:
     def run(self,
         trials:list, # What to train
         title:str, # Beside the progress bar
+        bar:bool=True, # Show one?
     )->list: # Records of those that were trained, now or before
         "Train what has no record yet, as far as time allows"
         may_start = self.budget and self.budget.may_start
-        res = run_all(trials, self.file, title=title, may_start=may_start, **self.run_args)
+        res = run_all(trials, self.file, title=title, may_start=may_start, bar=bar, **self.run_args)
         self.run_args['retry'] = False                   # once, not again in each stage
         return res
 
@@ -134,12 +136,13 @@ def choose(self:Plan)->dict: # For each method its arguments
     trials = [self.choice(m, s, args) for s in self.tune_seeds for m,cs in self.grids.items() if len(cs) > 1 for args in cs]
     found = self.run(trials, 'strength') if trials else []
     for m,cs in self.grids.items():
+        if not cs: continue                              # `bench.cocktail` searches them
         mine,wanted = [r for r in found if r['method'] == m],len(cs)*len(self.tune_seeds) if len(cs) > 1 else 0
         if len(mine) < wanted: self.note(f'Of {wanted} runs to choose the strength of {m}, {len(mine)} could be made in the time.')
         if m in self.chosen and len(mine) < wanted: continue
         best = ifnone(best_choice(mine), evenly(cs, 1)[0])   # one that fails is trained nevertheless, and told
         self.chosen[m] = json.loads(json.dumps(best))        # as it is in records
-    return {m: self.chosen[m] for m in self.grids}
+    return {m: self.chosen[m] for m in self.grids if m in self.chosen}
 
 @patch
 def test(self:Plan,
@@ -211,16 +214,18 @@ def thin(self:Plan):
     fit_in = int((self.budget.left + sum(done.values()))/one)   # with what was done, so that a call that goes on plans the same
     tried,rows = {m: len(cs) for m,cs in self.grids.items() if len(cs) > 1},1+len(self.grids)
     count = lambda n: sum(min(n, k) for k in tried.values())*len(self.tune_seeds)
-    n = next((n for n in range(max(tried.values(), default=1), 1, -1) if count(n) <= .4*fit_in), 1)
+    searched = not all(self.grids.values())               # choices that are searched are not listed
+    n = next((n for n in range(max(tried.values(), default=1), 1, -1) if count(n) <= (.2 if searched else .4)*fit_in), 1)
     for m,k in tried.items():
         some = evenly(self.grids[m], n)
         self.grids[m] = [c for c in self.grids[m] if c in some or any(self.choice(m, s, c).key in done for s in self.tune_seeds)]
         used = 'the middle one alone is' if len(self.grids[m]) == 1 else f'{len(self.grids[m])} are'
         if len(self.grids[m]) < k: self.note(f'Of the {k} choices of {m}, {used} used, for want of time.')
     choices = sum(len(cs) for cs in self.grids.values() if len(cs) > 1)*len(self.tune_seeds)
-    enough = choices + rows*len(self.seeds) - 1 <= fit_in
+    sets = max(0, int(.6*fit_in) - choices) if searched else 0
+    enough = choices + sets + rows*len(self.seeds) - 1 <= fit_in
     print(f'A run of the baseline took {one:.2g} s, so about {fit_in} more fit in. '
-          f'The plan: {choices} runs to choose strengths, then {rows} rows '
+          f'The plan: {choices} runs to choose strengths, {f"some {sets} to search for a cocktail, " if sets else ""}then {rows} rows '
           f"with {'' if enough else 'up to '}{len(self.seeds)} seeds{'' if enough else ', dropping methods as time runs out'}.")
 
 @patch

@@ -127,13 +127,14 @@ def run_all(
     scheduler:str=None, # Address of a Dask scheduler, to run on its workers instead of processes here
     retry:bool=False, # Do runs again whose record says that they failed?
     may_start:Callable=None, # Asked of each run before it starts, as in a budget of time; by default all may
+    bar:bool=True, # Show a progress bar?
 )->list: # The records of `runs`, in their order, without those that might not start
     "Train those of `runs` that `file` does not hold yet, adding a line for each as it is done"
     runs,file = [as_settings(r) for r in runs],writable(file)
     if retry: forget_failed(file, {r.key for r in runs})
     done = set(map(run_key, read_records(file)))
     todo = {r.key: r for r in runs if r.key not in done}
-    bar = progress_bar(_results(todo, file, jobs, device, scheduler, may_start or (lambda r: True)), total=len(todo))
+    bar = progress_bar(_results(todo, file, jobs, device, scheduler, may_start or (lambda r: True)), total=len(todo), display=bar)
     bar.comment = title
     for rec in bar: bar.comment = f'{title} {row_of(rec)} {_told(rec)}'
     found = {run_key(r): r for r in read_records(file)}
