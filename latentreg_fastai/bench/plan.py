@@ -14,6 +14,7 @@ from .records import *
 from .runner import *
 from .suite import *
 from .experiment import *
+from .report import *
 
 # %% ../../nbs/37_bench.plan.ipynb #0f896117
 class Budget:
@@ -153,7 +154,7 @@ def test(self:Plan,
     of = lambda rows,s: [self.trial(m, s, best.get(m)) for m in rows]
     if self.budget is None: self.run([t for s in self.seeds for t in of(rows, s)], 'test'); return
     for i,s in enumerate(self.seeds):
-        if i: rows = self._that_fit(rows, best, self.seeds[i:])
+        if i: rows = self._that_fit(rows, best, self.seeds[i:min_seeds] or self.seeds[i:])
         self.run(of(rows, s), f'test, seed {s}')
 
 @patch
@@ -190,14 +191,15 @@ def costs_of(
 
 @patch
 def _that_fit(self:Plan, rows, best, seeds):
-    "Those of `rows` for which there is time for all of `seeds`"
+    "Those of `rows` for which there is time for all of `seeds`, and at least half of the methods: later rounds know more of them"
     done,rows = set(map(run_key, read_records(self.file))),list(rows)
     runs = {m: sum(self.trial(m, s, best.get(m)).key not in done for s in seeds) for m in rows}
     need = {m: n and n*self.budget.cost(self.trial(m, 0, best.get(m))) for m,n in runs.items()}
     error = {m: {r['seed']: r['error'] for r in self.records('test') if not failed(r) and row_of(r) == m} for m in rows}
     sign = 1 if any(r.get('higher') for r in self.records('test')) else -1
     gain = lambda m: np.mean([sign*(e - error['baseline'][s]) for s,e in error[m].items() if s in error['baseline']] or [-math.inf])
-    while len(rows) > 2 and sum(need[m] for m in rows) > self.budget.left and any(need[m] for m in rows[1:]):
+    least = 1 + len(rows)//2                             # of n methods and the baseline
+    while len(rows) > max(2, least) and sum(need[m] for m in rows) > self.budget.left and any(need[m] for m in rows[1:]):
         worst = min((m for m in rows[1:] if need[m]), key=gain)
         rows.remove(worst)
         self.dropped.append(worst)
