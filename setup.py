@@ -8,8 +8,8 @@ cfg = ConfigParser()
 cfg.read(here/'settings.ini', encoding='utf8')
 cfg = cfg['DEFAULT']
 
-extras = {k: cfg[f'{k}_requirements'].split() for k in ('text','dask','dev')}
-extras['dev'] += extras['text'] + extras['dask']                  # the tests need all
+extras = {k: cfg[f'{k}_requirements'].split() for k in ('text','vision','tables','dask','dev')}
+extras['dev'] += sum((v for k,v in extras.items() if k != 'dev'), [])   # the tests need all
 
 setup(name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], author=cfg['author'],
       keywords=cfg['keywords'].split(), license=cfg['license'], python_requires=f">={cfg['min_python']}",

@@ -15,11 +15,13 @@ from .callback.moments import VarianceRegularizer,CovarianceRegularizer,Activati
 from .callback.phantom import PhantomEmbedding
 from .callback.itra import ITRA
 from .callback.baselines import CenterLoss,DisturbLabel,WeightL1
+from .callback.settings import WeightDecay,DropoutRate
 from .callback.varmixup import VarMixup
 from .callback.semisup import SemiSupervisedMixup
 from .callback.gan import GANMixup
 from .callback.monitor import LatentMonitor,pair_distance
 from .vae import MMDVAE,vae_loss,fit_vae
+from .pretrained import efficientnet_lite0
 # measuring and showing
 from .viz import use_style,in_style,colors_for,axes_for,plot_points,plot_class_histograms,plot_lines,plot_bins,plot_surface
 from .metrics import *

@@ -77,6 +77,8 @@ CALLBACKS = {
     'CenterLoss':             (lambda: CenterLoss(),                                   lambda: CenterLoss(0.)),
     'DisturbLabel':           (lambda: DisturbLabel(.5),                               lambda: DisturbLabel(0.)),
     'WeightL1':               (lambda: WeightL1(1e-3),                                 lambda: WeightL1(0.)),
+    'WeightDecay':            (lambda: WeightDecay(5.),                                lambda: WeightDecay(.01)),      # as the optimizer has it
+    'DropoutRate':            (lambda: DropoutRate(.6),                                lambda: DropoutRate(.2)),       # as the network has it
     'VarMixup':               (lambda: VarMixup(VAE),                                  lambda: VarMixup(VAE, p=0.)),
     'VarMixup p=.5':          (lambda: VarMixup(VAE, p=.5),                            None),
     'SemiSupervised':         (lambda: SemiSupervisedMixup(UNLABELED, weight=3., rampup=0.), None),
