@@ -301,7 +301,7 @@ def errors(rs, c, m): return [r['error'] for r in sorted(of(rs, c), key=lambda r
 
 def test_equal_cost_compares_twice():
     rs = records()
-    t = equal_cost(suite(), of(rs, 'small'), 'small')
+    t = equal_cost(suite().costs('small'), of(rs, 'small'))
     assert list(t.index) == ['ITRA-c','Phantom k=3'] and list(t.cost) == [2,3] and list(t.time) == [2.,3.]
     for m,long in (('ITRA-c','baseline ×2'), ('Phantom k=3','baseline ×3')):
         for k,base in (('epochs','baseline'), ('cost',long)):
@@ -315,10 +315,10 @@ def test_equal_cost_compares_twice():
 def test_equal_cost_with_what_there_is():
     "A method, its long baseline or seeds may be missing"
     rs = of(records(), 'small')
-    t = equal_cost(suite(), [r for r in rs if label(r) != 'baseline ×3'], 'small')
-    assert list(t.index) == ['ITRA-c'] and not len(equal_cost(suite(), [r for r in rs if 'cost' not in suite().conditions['small']['rows'][label(r)]], 'small'))
+    t = equal_cost(suite().costs('small'), [r for r in rs if label(r) != 'baseline ×3'])
+    assert list(t.index) == ['ITRA-c'] and not len(equal_cost(suite().costs('small'), [r for r in rs if 'cost' not in suite().conditions['small']['rows'][label(r)]]))
     few = [r for r in rs if not (label(r) == 'baseline ×2' and r['seed'] > 2)]
-    t = equal_cost(suite(), [failing(r) if label(r) == 'ITRA-c' and r['seed'] == 0 else r for r in few], 'small').loc['ITRA-c']
+    t = equal_cost(suite().costs('small'), [failing(r) if label(r) == 'ITRA-c' and r['seed'] == 0 else r for r in few]).loc['ITRA-c']
     assert (t.n_epochs,t.n_cost) == (4,2) and math.isnan(t.p_epochs) and math.isnan(t.p_cost)
     close(t.gain_cost, np.mean(np.subtract(errors(rs, 'small', 'baseline ×2')[1:3], errors(rs, 'small', 'ITRA-c')[1:3])))
 
@@ -481,7 +481,7 @@ def test_figures_of_a_report(tmp_path):
             assert row['p (Holm)'] == ('' if m not in adj else '< 0.001' if adj[m] < .001 else f'{adj[m]:.3f}')
             close([float(table[c,m][k]) for k in ('error','gain')], [e.mean(),gain.mean()])
         head,_,*body = t[f'{c} / At equal cost']
-        want = equal_cost(r.suite, of(rs, c), c)
+        want = equal_cost(r.suite.costs(c), of(rs, c))
         for b in body:
             w = want.loc[b[0]]
             for k,col in (('epochs','gain at equal epochs'), ('cost','gain at equal cost')): assert dict(zip(head, b))[col].startswith(f"{w[f'gain_{k}']:.2f} ({w[f'low_{k}']:.2f} to {w[f'high_{k}']:.2f}), {int(w[f'wins_{k}'])} of 5, p ")
@@ -530,7 +530,7 @@ def test_every_run_failed(tmp_path):
 def test_one_method_that_always_failed(tmp_path):
     rs = [failing(r) if label(r) == 'ITRA-c' and r['stage'] == 'test' else r for r in records()]
     r = Report(write(tmp_path, rs)); r.write()
-    assert 'ITRA-c' not in r.tables['small'].index and list(equal_cost(r.suite, r.test['small'], 'small').index) == ['Phantom k=3']
+    assert 'ITRA-c' not in r.tables['small'].index and list(equal_cost(r.suite.costs('small'), r.test['small']).index) == ['Phantom k=3']
 
 @pytest.mark.parametrize('rows', [['baseline'], ['baseline','baseline ×2'], ['ITRA-c'], ['cw-VR','baseline ×2'], ['baseline','cw-VR']], ids=' and '.join)
 def test_some_rows_alone(rows, tmp_path):

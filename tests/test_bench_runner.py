@@ -7,19 +7,19 @@ from common_bench import *
 
 def test_nothing_is_done_twice(tmp_path, monkeypatch):
     f,calls = tmp_path/'r.jsonl',[]
-    one = runner.one_run
-    monkeypatch.setattr(runner, 'one_run', lambda r: calls.append(r['seed']) or one(r))
+    one = run_module.one_run
+    monkeypatch.setattr(run_module, 'one_run', lambda r: calls.append(r['seed']) or one(r))
     run_all([RUN], f); run_all([{**RUN, 'seed': 2}, RUN], f)
     assert calls == [0,2]
 
 def test_stopped_and_gone_on(tmp_path, monkeypatch):
     "Ctrl-C in the third of four runs: two records, and the other two after a restart"
-    f,n,one = tmp_path/'r.jsonl',[],runner.one_run
+    f,n,one = tmp_path/'r.jsonl',[],run_module.one_run
     def sometimes(r):
         n.append(r)
         if len(n) == 3: raise KeyboardInterrupt
         return one(r)
-    monkeypatch.setattr(runner, 'one_run', sometimes)
+    monkeypatch.setattr(run_module, 'one_run', sometimes)
     runs = [{**RUN, 'seed': s} for s in range(4)]
     with pytest.raises(KeyboardInterrupt): run_all(runs, f)
     assert [r['seed'] for r in read_records(f)] == [0,1]
@@ -121,8 +121,8 @@ def test_dask_changes_no_figure(tmp_path, cluster):
 
 def test_a_failed_run_is_recorded(tmp_path, monkeypatch):
     "It does not stop the others, is not done again by itself, and `retry` does it and nothing else"
-    file,did,one = tmp_path/'r.jsonl',[],runner.one_run
-    monkeypatch.setattr(runner, 'one_run', lambda r: did.append(r) or one(r))
+    file,did,one = tmp_path/'r.jsonl',[],run_module.one_run
+    monkeypatch.setattr(run_module, 'one_run', lambda r: did.append(r) or one(r))
     runs = [RUN, BAD, {**RUN, 'seed': 1}]
     recs = run_all(runs, file)
     assert [failed(r) for r in recs] == [False,True,False] and did == runs

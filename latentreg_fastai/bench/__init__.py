@@ -3,6 +3,10 @@ from .run import *
 from .records import *
 from .runner import *
 from .suite import *
+from .experiment import *
+from .plan import *
 from .report import *
+from .compare import *
+from .files import *
 from .speed import *
 from ..cli import *

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['datasets', 'networks', 'tasks', 'optimizers', 'fits', 'precisions', 'methods', 'measures', 'registries',
            'settings_of_runs', 'needed_settings', 'named_settings', 'stages', 'figures_of_records', 'Registry',
-           'Method', 'find_method', 'callbacks_and_loss', 'ExtraPass', 'pack_added', 'unpack_added', 'Run',
-           'check_plain', 'run_key', 'check_needed', 'check_settings', 'Autocast', 'task_of', 'trained', 'keep_memory',
-           'versions', 'one_run']
+           'Method', 'find_method', 'callbacks_and_loss', 'ExtraPass', 'pack_added', 'unpack_added', 'Settings',
+           'as_settings', 'run_key', 'Run', 'check_plain', 'check_settings', 'Autocast', 'task_of', 'trained',
+           'PeakMemory', 'keep_memory', 'for_record', 'device_name', 'versions', 'one_run']
 
 # %% ../../nbs/30_bench.run.ipynb #93aaba66
 import base64,cloudpickle,ctypes,dataclasses,gc,io,json,platform,reprlib,sys
@@ -230,9 +230,76 @@ def unpack_added(
     "Have the same entries in the registries of this process"
     for k,entries in _unpacked(packed).items(): registries[k].replace_added(entries)
 
+# %% ../../nbs/30_bench.run.ipynb #8210c5ed
+class Settings(Mapping):
+    "The settings of one training, which read like the record that it becomes; what is None was not set. A subclass is a dataclass"
+    kinds,not_in_key = [],()                             # all subclasses; what does not change the training
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        Settings.kinds.insert(0, cls)
+
+    @classmethod
+    def names(cls): return [f.name for f in dataclasses.fields(cls)]
+    @classmethod
+    def needed(cls): return [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
+    @classmethod
+    def fits(cls, d): "Are `d` settings of this kind, or a record of it?"; return True
+
+    @classmethod
+    def from_dict(cls,
+        d, # Such an object, its settings, or its record
+    ):
+        "The object with these settings; of a record, what came of the training is left out"
+        if isinstance(d, cls): return d
+        names,what = cls.names(),cls.__name__.lower()
+        unknown = [k for k in d if k not in names]
+        if unknown and 'versions' not in d: raise ValueError(f"a {what} has no {unknown[0]!r}; it has {', '.join(names)}")
+        missing,given = [k for k in cls.needed() if d.get(k) is None],[k for k in names if d.get(k) is not None]
+        besides = f" besides {', '.join(map(repr, given))}" if given else ''
+        if missing: raise ValueError(f"a {what} needs {', '.join(map(repr, missing))}{besides}")
+        return cls(**{k: d[k] for k in names if k in d})
+
+    def measured(self)->dict: "Train and measure; the record"; raise NotImplementedError(f'{type(self).__name__}: no `measured`')
+    def check(self): "Raise a `ValueError` if this cannot be trained as it says"; return self
+    def replaced(self, **changes): "These with other settings"; return dataclasses.replace(self, **changes)
+    def to_dict(self)->dict: "What was set: the first part of the record"; return dict(self)
+    @property
+    def key(self): "What makes two of them the same"; return run_key(self)
+    @property
+    def row(self): "Its row in tables"; return self.label or self.method
+
+    def __getitem__(self, k):
+        v = getattr(self, k) if k in self.names() else None
+        if v is None: raise KeyError(k)
+        return v
+    def __iter__(self): return (k for k in self.names() if getattr(self, k) is not None)
+    def __len__(self): return len(list(iter(self)))
+    def __hash__(self): return hash(self.key)
+    def __repr__(self): return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k,v in self.items())})"
+
+def as_settings(
+    d, # `Settings` of any kind, the same as a mapping, or a record
+)->Settings:
+    "The object with these settings, of the kind that they are of"
+    return d if isinstance(d, Settings) else _kind_of(d).from_dict(d)
+
+def _kind_of(d): return next(k for k in (type(d), *Settings.kinds) if k in Settings.kinds and k.fits(d))
+
+def run_key(
+    run, # `Settings`, or a record
+)->str:
+    "What makes two trainings the same, as text"
+    kind = _kind_of(run)
+    settings = {k: run[k] for k in kind.names() if k not in kind.not_in_key and run.get(k) is not None}
+    try: text = json.dumps(settings, sort_keys=True)
+    except TypeError:
+        for k,v in settings.items(): check_plain(kind.__name__.lower(), k, v)
+        raise
+    return json.dumps(json.loads(text, parse_float=lambda s: int(x) if (x := float(s)).is_integer() else x))   # 1.0 is 1
+
 # %% ../../nbs/30_bench.run.ipynb #d8cec437
-@dataclass(frozen=True, eq=False)
-class Run(Mapping):
+@dataclass(frozen=True, eq=False, repr=False)
+class Run(Settings):
     "One training: on which data, of which network, with which method, and how. What is None was not set"
     data:str                 # The data set: a name in `datasets`
     data_args:dict           # Its arguments, besides the seed
@@ -263,17 +330,10 @@ class Run(Mapping):
     last:int=None            # How many of the last epochs are all measured; by default 5
     not_in_key = ('suite','version','points','last')
 
-    def __getitem__(self, k):
-        v = getattr(self, k) if k in settings_of_runs else None
-        if v is None: raise KeyError(k)
-        return v
-    def __iter__(self): return (k for k in settings_of_runs if getattr(self, k) is not None)
-    def __len__(self): return len(list(iter(self)))
-    def __hash__(self): return hash(self.key)
-    def __repr__(self): return f"Run({', '.join(f'{k}={v!r}' for k,v in self.items())})"
+    def measured(self): return one_run(self)
 
-settings_of_runs = [f.name for f in dataclasses.fields(Run)]
-needed_settings = [f.name for f in dataclasses.fields(Run) if f.default is dataclasses.MISSING]
+settings_of_runs = Run.names()
+needed_settings = Run.needed()
 
 # %% ../../nbs/30_bench.run.ipynb #704defe7
 _json_holds = 'text, numbers, True, False and None, and lists and mappings of these'
@@ -292,54 +352,6 @@ def check_plain(
     def other(o): raise ValueError(f'{holds}, not {_shown(o)}')
     try: json.dumps(v, default=other, sort_keys=True)
     except TypeError as e: raise ValueError(f'{holds}: {e}') from e
-
-def run_key(
-    run, # A `Run`, or a record
-)->str:
-    "What makes two runs the same, as text"
-    settings = {k: run[k] for k in settings_of_runs if k not in Run.not_in_key and run.get(k) is not None}
-    try: text = json.dumps(settings, sort_keys=True)
-    except TypeError:
-        for k,v in settings.items(): check_plain('run', k, v)
-        raise
-    return json.dumps(json.loads(text, parse_float=lambda s: int(x) if (x := float(s)).is_integer() else x))   # 1.0 is 1
-
-@patch(as_prop=True)
-def key(self:Run): "What makes two runs the same"; return run_key(self)
-
-@patch(as_prop=True)
-def row(self:Run): "Its row in tables"; return self.label or self.method
-
-@patch
-def to_dict(self:Run)->dict:
-    "What was set: the first part of the run's record"
-    return dict(self)
-
-def check_needed(
-    d, # A `Run`, its settings, or its record
-):
-    "Raise a `ValueError` if a setting that every run has is missing"
-    missing,given = ([k for k in ks if (d.get(k) is None) is none] for ks,none in ((needed_settings,True),(settings_of_runs,False)))
-    besides = f" besides {', '.join(map(repr, given))}" if given else ''
-    if missing: raise ValueError(f"a run needs {', '.join(map(repr, missing))}{besides}")
-
-@patch(cls_method=True)
-def from_dict(cls:Run,
-    d, # A `Run`, its settings, or its record
-)->Run:
-    "The run with these settings; of a record, what came of the run is left out"
-    if isinstance(d, cls): return d
-    unknown = [k for k in d if k not in settings_of_runs]
-    if unknown and 'versions' not in d: raise ValueError(f"a run has no {unknown[0]!r}; it has {', '.join(settings_of_runs)}")
-    check_needed(d)
-    return cls(**{k: d[k] for k in settings_of_runs if k in d})
-
-@patch
-def replaced(self:Run,
-    **changes # Settings
-)->Run:
-    "This run with other settings"
-    return dataclasses.replace(self, **changes)
 
 # %% ../../nbs/30_bench.run.ipynb #fb5ad8fa
 named_settings = dict(task=tasks, data=datasets, net=networks, opt=optimizers, measures=measures)   # Setting: registry of its names
@@ -395,7 +407,7 @@ def check_settings(
 @patch
 def check(self:Run)->Run: # The run
     "Raise a `ValueError` if this run cannot be trained as it says"
-    check_needed(self)
+    Run.from_dict(dict(self))
     check_settings(self)
     method,task = find_method(self.method),self.task or 'classification'
     for t in method.tasks: tasks.find(t, method.who)
@@ -463,7 +475,7 @@ def trained(
     return learn
 
 # %% ../../nbs/30_bench.run.ipynb #f6050153
-class _PeakMemory:
+class PeakMemory:
     "Memory in MB at the highest since this was made, above what was in use then"
     def __init__(self):
         gc.collect(); _libc('malloc_trim', 0)
@@ -490,7 +502,10 @@ def keep_memory():
     _libc('mallopt', M_MMAP_MAX, 0); _libc('mallopt', M_TRIM_THRESHOLD, 2**31-1)
 
 # %% ../../nbs/30_bench.run.ipynb #083bfada
-def _for_record(who, v):
+def for_record(
+    who:str, # Who gave it, for the message
+    v, # What was measured
+): # The same, of what JSON can hold
     "`v` as it is read from a record: NumPy's scalars are numbers. Raises a `ValueError` if JSON cannot hold what `who` gave"
     fit = f'a record can hold: {_json_holds}'
     def other(o):
@@ -509,7 +524,7 @@ class _Watch(Callback):
         if self.epoch not in self.at: raise CancelValidException
     def after_epoch(self):
         if self.epoch not in self.at: return
-        self.figures = _for_record(f'the task {type(self.task).__name__}', self.task.figures(self.learn))
+        self.figures = for_record(f'the task {type(self.task).__name__}', self.task.figures(self.learn))
         twice = [m for m in self.measures if m in self.figures]
         if twice: raise ValueError(f'a measure cannot be named {twice[0]!r}, a figure of the task: register it under another name')
         measured = {k: self.figures[k] for k in ('nll','error') if k in self.figures}
@@ -519,7 +534,7 @@ def _clock(device):
     if device.type == 'cuda': torch.cuda.synchronize(device)
     return time.perf_counter()
 
-def _card(device): return torch.cuda.get_device_name(device) if device.type == 'cuda' else str(device)
+def device_name(device): "What a record says of it"; return torch.cuda.get_device_name(device) if device.type == 'cuda' else str(device)
 
 # %% ../../nbs/30_bench.run.ipynb #9ea4b3cd
 def versions()->dict:
@@ -532,7 +547,7 @@ def one_run(
 )->dict: # Its record
     "Train as `run` says and measure on the validation loader"
     run,start = Run.from_dict(run).check(),time.perf_counter()
-    n,last,points,peak,task = run.epochs,run.get('last', 5),run.get('points', 10),_PeakMemory(),task_of(run)
+    n,last,points,peak,task = run.epochs,run.get('last', 5),run.get('points', 10),PeakMemory(),task_of(run)
     watch = _Watch(set(range(max(0, n-last), n)) | set(range(0, n, max(1, n//points))), task, run.measures or ())
     learn = trained(run, watch)
     ends = [c for c in watch.curve if c['epoch'] >= n-last]
@@ -540,7 +555,7 @@ def one_run(
     final = lambda term: next((t for t in reversed(term) if not math.isnan(t)), None)
     return {**run, **({} if task.figure == Classification.figure else dict(figure=task.figure)), **watch.figures,
             **{f'{k}_last5': float(np.median([c[k] for c in ends])) for k in ('error','nll') if k in watch.figures},
-            **{m: _for_record(f'measures[{m!r}]', measures.find(m)(learn)) for m in run.measures or ()},
+            **{m: for_record(f'measures[{m!r}]', measures.find(m)(learn)) for m in run.measures or ()},
             'curve': watch.curve, 'terms': {k: final(v) for k,v in getattr(learn.recorder, 'terms', {}).items()},
             'step_ms': step_ms, 'images_s': learn.dls.train.bs/step_ms*1e3, 'memory_mb': peak.mb(), 'seconds': time.perf_counter()-start,
-            'device': _card(device), 'threads': torch.get_num_threads(), 'versions': versions()}
+            'device': device_name(device), 'threads': torch.get_num_threads(), 'versions': versions()}

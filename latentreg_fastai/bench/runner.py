@@ -60,7 +60,7 @@ def _no_paths(text):
     return re.sub(r'File "([^"]*)"', lambda m: 'File "' + '/'.join(Path(m[1]).parts[-3:]) + '"', text)
 
 def recorded_run(
-    run, # A `Run`, its settings or its record
+    run, # A `Run` or other `Settings`, the same as a mapping, or its record
     jobs:int=1, # How many processes share this machine
     device:str=None, # As `use_device` takes it
     added:bytes=None, # From `pack_added` in the process that sent the run
@@ -72,24 +72,27 @@ def recorded_run(
     use_device(device)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        try: return one_run(run)
+        try: return as_settings(run).measured()
         except Exception as e:
             return {**run, 'failed': f'{type(e).__name__}: {e}', 'traceback': _no_paths(traceback.format_exc()), 'versions': versions()}
 
 # %% ../../nbs/32_bench.runner.ipynb #5c6dec8c
-def _results(todo, file, jobs, device, scheduler):
-    "A record for each of `todo`, {key: run}, as it is done, here or by another runner"
+def _results(todo, file, jobs, device, scheduler, may_start):
+    "A record for each of `todo`, {key: run}, as it is done, here or by another runner; of what may not start there is none"
     added = None if scheduler is None and jobs == 1 else pack_added()
     with _Claims(file) as claims, _workers(jobs, scheduler) as n:
         while todo:
             for rec in Parallel(n_jobs=n, pre_dispatch=n, batch_size=1, return_as='generator_unordered')(
-                    delayed(recorded_run)(r, jobs, device, added) for r in claims.take(list(todo.values()))):
+                    delayed(recorded_run)(r, jobs, device, added) for r in claims.take(_allowed(todo, may_start))):
                 write_record(file, rec)
                 claims.free(run_key(rec))
                 yield todo.pop(run_key(rec)) and rec
             others = [r for r in read_records(file) if run_key(r) in todo]
             for rec in others: yield todo.pop(run_key(rec)) and rec
+            for key in [k for k,r in todo.items() if not may_start(r)]: del todo[key]
             if todo and not others: time.sleep(1)        # the rest is under way in other runners
+
+def _allowed(todo, may_start): return (r for r in list(todo.values()) if may_start(r))
 
 @contextmanager
 def _workers(jobs, scheduler):
@@ -116,21 +119,22 @@ def _told(rec):
 
 # %% ../../nbs/32_bench.runner.ipynb #1fd8557d
 def run_all(
-    runs:list, # What is wanted: each a `Run`, its settings or its record
+    runs:list, # What is wanted: each a `Run` or other `Settings`, the same as a mapping, or its record
     file:str|Path, # Where the records are
     jobs:int=1, # Processes
     title:str='', # Shown beside the progress bar
     device:str=None, # 'cpu', 'cuda', 'cuda:1'; by default fastai's choice
     scheduler:str=None, # Address of a Dask scheduler, to run on its workers instead of processes here
     retry:bool=False, # Do runs again whose record says that they failed?
-)->list: # The records of `runs`, in their order
+    may_start:Callable=None, # Asked of each run before it starts, as in a budget of time; by default all may
+)->list: # The records of `runs`, in their order, without those that might not start
     "Train those of `runs` that `file` does not hold yet, adding a line for each as it is done"
-    runs,file = [Run.from_dict(r) for r in runs],writable(file)
+    runs,file = [as_settings(r) for r in runs],writable(file)
     if retry: forget_failed(file, {r.key for r in runs})
     done = set(map(run_key, read_records(file)))
     todo = {r.key: r for r in runs if r.key not in done}
-    bar = progress_bar(_results(todo, file, jobs, device, scheduler), total=len(todo))
+    bar = progress_bar(_results(todo, file, jobs, device, scheduler, may_start or (lambda r: True)), total=len(todo))
     bar.comment = title
     for rec in bar: bar.comment = f'{title} {row_of(rec)} {_told(rec)}'
     found = {run_key(r): r for r in read_records(file)}
-    return [found[r.key] for r in runs]
+    return [found[r.key] for r in runs if r.key in found]
