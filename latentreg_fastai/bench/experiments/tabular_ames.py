@@ -12,7 +12,7 @@ seeds,combine,budget = 5,True,'30min'
 learner = partial(table_learner, name='ames')
 metric = '_rmse'                                         # as fastai names its `rmse`
 
-def fit(learn, cbs, scale=1): learn.fit_one_cycle(round(10*scale), 3e-3, cbs=cbs)
+def fit(learn, cbs, scale=1): learn.fit_one_cycle(round(20*scale), 3e-3, cbs=cbs)
 
 methods = {
     'dropout':         Grid(DropoutRate, layer='layers', p=(.1,.25,.5)),

@@ -10,7 +10,7 @@ title = 'Loans: a tabular_learner on credit_data'
 seeds,combine,budget = 5,True,'30min'
 learner = partial(table_learner, name='credit')
 
-def fit(learn, cbs, scale=1): learn.fit_one_cycle(round(10*scale), 3e-3, cbs=cbs)
+def fit(learn, cbs, scale=1): learn.fit_one_cycle(round(10*scale), 1e-3, cbs=cbs)
 
 methods = {
     'dropout':         Grid(DropoutRate, layer='layers', p=(.1,.25,.5)),

@@ -1,5 +1,5 @@
 "Which regularisers help a `tabular_learner` to tell 32 trees by measures of a leaf, alone and together?"
-# 1,907 leaves, 49 columns of numbers and 8 of words, 32 classes (`bench.tables`); a half of the rows, drawn once, judges. Dropout and
+# 1,907 leaves, 49 columns of numbers and 8 of words, 32 classes (`bench.tables`); four fifths of the rows, drawn once, judge. Dropout and
 # weight decay are tuned as the other methods are. `boosting('leaves', ...)` of `bench.tables` tunes gradient boosting for comparison.
 from fastai.tabular.all import *
 from latentreg_fastai.all import *
@@ -8,9 +8,9 @@ from latentreg_fastai.bench.tables import table_learner
 
 title = 'Leaves: a tabular_learner on leaf_id_flavia'
 seeds,combine,budget = 5,True,'30min'
-learner = partial(table_learner, name='leaves')
+learner = partial(table_learner, name='leaves', bs=32)
 
-def fit(learn, cbs, scale=1): learn.fit_one_cycle(round(10*scale), 3e-3, cbs=cbs)
+def fit(learn, cbs, scale=1): learn.fit_one_cycle(round(40*scale), 1e-2, cbs=cbs)
 
 methods = {
     'dropout':         Grid(DropoutRate, layer='layers', p=(.1,.25,.5)),
