@@ -6,12 +6,12 @@
 __all__ = ['main']
 
 # %% ../nbs/40_cli.ipynb #56ad7eb9
-import argparse,sys
+import argparse,contextlib,os,sys
 import latentreg_fastai
 
 # %% ../nbs/40_cli.ipynb #3a155f8e
 def _add_bench_arguments(p):
-    p.add_argument('suite', nargs='?', help='name of a suite, or the path of a .yaml file of your own')
+    p.add_argument('suite', nargs='?', help='name of a suite or an experiment, or the path of a .yaml or .py file of your own')
     p.add_argument('--list', action='store_true', help='show the suites')
     p.add_argument('--methods', nargs='+', metavar='ROW', help='some of the rows of the suite, beside the baseline')
     p.add_argument('--conditions', nargs='+', metavar='CONDITION', help='some of its conditions')
@@ -23,15 +23,34 @@ def _add_bench_arguments(p):
                    help='where runs go: processes here, or the workers of a Dask cluster')
     p.add_argument('--scheduler', metavar='ADDRESS', help='of the Dask scheduler')
     p.add_argument('--retry', action='store_true', help='do runs again that failed')
-    p.add_argument('--smoke', action='store_true', help='a few steps of every row on little data, to see that it works')
+    p.add_argument('--smoke', action='store_true', help='a few steps of every row on little data, to see that it works; for suites')
+    p.add_argument('--budget', metavar='TIME', help='the time that it may take, as 30min; for experiments')
+
+def _add_compare_arguments(p):
+    p.add_argument('folder', help='images, in a subfolder for each class, or in train and valid with these in them')
+    p.add_argument('--arch', default='resnet18', help="a network of torchvision's or timm's; pretrained where its weights can be had")
+    p.add_argument('--epochs', type=int, default=5, help='epochs of fine-tuning')
+    p.add_argument('--lr', type=float, default=2e-3, help='learning rate')
+    p.add_argument('--size', type=int, default=128, help='of the images, in pixels')
+    p.add_argument('--bs', type=int, default=32, help='images in a batch')
+    p.add_argument('--budget', metavar='TIME', help='the time that it may take, as 30min; all is run if not given')
+    p.add_argument('--methods', nargs='+', metavar='METHOD', help='some of the suggested methods')
+    p.add_argument('--seeds', type=int, default=5, help='runs of each method')
+    p.add_argument('--jobs', type=int, default=1, help='runs at a time, each in a process of its own')
+    p.add_argument('--device', help="cpu, cuda, cuda:1, mps; fastai's choice if not given")
+    p.add_argument('--out', help='folder for the records and the report; latentreg-compare/FOLDER if not given')
+    p.add_argument('--retry', action='store_true', help='do runs again that failed')
 
 # %% ../nbs/40_cli.ipynb #77545efa
+_status = ('Exit status: 0 if all was done; 1 if rows of a table lack runs that failed, which the table tells; '
+           '2 if what was asked cannot be done, which the last line says; 130 if it was stopped from the keyboard.')
+
 def _parser():
-    ap = argparse.ArgumentParser('latentreg', description='fastai callbacks that regularise what a network represents')
+    ap = argparse.ArgumentParser('latentreg', description='fastai callbacks that regularise what a network represents', epilog=_status)
     ap.add_argument('--version', action='version', version=latentreg_fastai.__version__)
     sub = ap.add_subparsers(dest='command', required=True)
     def command(name, f, doc):
-        p = sub.add_parser(name, help=doc, description=doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        p = sub.add_parser(name, help=doc, description=doc, epilog=_status, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         p.set_defaults(f=f, error=p.error)
         return p
     known = 'a name that does not exist is answered with the list of those that do'
@@ -42,10 +61,12 @@ def _parser():
                    help=f'names of methods, all that fit a plain classifier if not given; {known}')
     p.add_argument('--seeds', type=int, default=3, help='runs of each method')
     p.add_argument('--force', action='store_true', help='replace the results in the folder')
-    p = command('bench', _bench, 'Run a suite, print its tables and write a report; it goes on where it stopped')
+    p = command('bench', _bench, 'Run a suite or an experiment, print its tables and write a report; it goes on where it stopped')
     _add_bench_arguments(p)
+    p = command('compare', _compare, 'Compare the methods that suit it on a folder of images; it goes on where it stopped')
+    _add_compare_arguments(p)
     p = command('report', _report, 'Print the tables of records and write the report: Markdown, CSV, plots')
-    p.add_argument('folders', nargs='+', metavar='DIR', help='folder of `latentreg bench`')
+    p.add_argument('folders', nargs='+', metavar='DIR', help='folder of `latentreg bench` or `latentreg compare`')
     p = command('speed', _speed, 'Time a training step with each callback, relative to one without')
     p.add_argument('--methods', nargs='+', metavar='METHOD', help=f'names of methods, all if not given; {known}')
     p.add_argument('--rounds', type=int, default=7, help='rounds over which the median is taken')
@@ -56,15 +77,25 @@ def _parser():
 def _check_methods(args):
     "Answer a name in `--methods` that does not exist with those that do"
     from latentreg_fastai.bench import find_method,methods
-    unknown = [m for m in args.methods or [] if m not in methods]
+    unknown = [m for m in args.methods or [] if m not in methods and ':' not in m]
     known = [m for m in methods if find_method(m).listed]
     if unknown: args.error(f"unknown method {', '.join(unknown)}: there are {', '.join(known)}")
+    for m in args.methods or []: find_method(m)          # one that is `module:function` may be wrong, too
+
+def _progress():
+    "Within it what is printed, progress too, goes to the standard error"
+    return contextlib.redirect_stdout(sys.stderr)
+
+def _say(*lines, end='\n'):
+    "Print. That the program that reads it closes the pipe, as `head` does, is no error: the command goes on, and nobody reads the rest"
+    try: print(*lines, sep='\n', end=end, flush=True)
+    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 def _demo(args):
     _check_methods(args)
     import torch
     from pathlib import Path
-    from latentreg_fastai.bench import Suite,find_method,methods,plot_table,run_all,show_table,summary
+    from latentreg_fastai.bench import Suite,failures,find_method,methods,plot_table,run_all,show_table,summary
     torch.set_num_threads(1)                             # as fast for a small network, and other programs do not slow it down
     out = Path(args.out)
     files = {k: out/f'demo.{k}' for k in ('csv','png')}
@@ -77,19 +108,21 @@ def _demo(args):
     runs = suite.test_runs(suite.choose_lrs([]), {})
     ours = [m for m in methods if find_method(m).listed and not find_method(m).of_fastai]
     left = [m for m in ours if m not in {r.method for r in runs}]
-    print(f"{len(runs)} runs: a small CNN on scikit-learn's digits, 300 to train on, 1,000 to measure on")
-    if left: print(f"left out: {', '.join(left)}")
-    recs = run_all(runs, records)
+    _say(f"{len(runs)} runs: a small CNN on scikit-learn's digits, 300 to train on, 1,000 to measure on")
+    if left: _say(f"left out: {', '.join(left)}")
+    with _progress(): recs = run_all(runs, records)
     table = summary(recs)
     table.to_csv(files['csv'])
     title = "scikit-learn's digits, 300 to train on: a dot for each seed; ×: time of a training step"
     plot_table(recs, title)[0].figure.savefig(files['png'], dpi=130)
-    print('\n', show_table(table).to_string(), f"\n\nsaved: {files['csv']}, {files['png']}, {records}", sep='')
+    _say('', show_table(table).to_string(), *failures(table).splitlines(), f"\nsaved: {files['csv']}, {files['png']}, {records}")
+    return 'failed' in table
 
 # %% ../nbs/40_cli.ipynb #23c44823
 def _list():
-    "The suites, with what they take"
-    from latentreg_fastai.bench import Suite,suite_files
+    "The suites, with what they take, and the experiments"
+    import ast
+    from latentreg_fastai.bench import Suite,experiment_files,suite_files
     rows = []
     for name in suite_files():
         s = Suite.load(name)
@@ -97,67 +130,129 @@ def _list():
         on = sorted({'GPU' if c['gpu'] else 'CPU' for c in s.conditions.values()})
         runs = len(s.lr_runs()) + len(s.strength_runs(lrs)) + len(s.test_runs(lrs, {}))
         rows.append(dict(suite=name, conditions=len(s.conditions), runs=runs, on=' and '.join(on), what=s.title))
+    for name,file in experiment_files().items():
+        rows.append(dict(suite=name, conditions='', runs='', on='CPU', what=ast.get_docstring(ast.parse(file.read_text(encoding='utf8')))))
     width = [max(len(str(r[k])) for r in (*rows, {k: k})) for k in rows[0]]
     return '\n'.join('  '.join(str(v).ljust(w) for v,w in zip(r.values(), width)).rstrip() for r in (dict(zip(rows[0], rows[0])), *rows))
 
 def _bench(args):
-    if args.list: print(_list()); return
+    if args.list: return _say(_list())
     if args.suite is None: args.error('which suite? `latentreg bench --list` shows them')
     if (args.backend == 'dask') != (args.scheduler is not None): args.error('--backend dask and --scheduler ADDRESS go together')
     import torch
     from pathlib import Path
     from fastai.torch_core import default_device
-    from latentreg_fastai.bench import Suite,bench,use_device
+    from latentreg_fastai.bench import Suite,bench,experiment_files,use_device
     if args.suite == 'digits': torch.set_num_threads(1)  # as in the demo
+    if args.suite.endswith('.py') or args.suite in experiment_files(): return _experiment(args)
+    if args.budget: args.error('--budget is for experiments: a suite says what it runs')
     suite = Suite.load(args.suite)
     use_device(args.device)
     gpu = [c for c,s in suite.conditions.items() if s['gpu']]
     if not args.conditions and gpu and not args.smoke and args.scheduler is None and default_device().type == 'cpu':
         left = [c for c in suite.conditions if c not in gpu]
         names = ', '.join(str(suite.title if c is None else c) for c in gpu)
-        print(f'left out without a GPU: {names}; --conditions runs them all the same, --smoke tries a few steps of each')
+        _say(f'left out without a GPU: {names}; --conditions runs them all the same, --smoke tries a few steps of each')
         if not left: return
         args.conditions = left
     suite = suite.only(args.methods, args.seeds, args.conditions)
     if args.smoke: suite = suite.smoke()
     folder = Path(args.out or Path('latentreg-bench')/suite.name)
-    _print(bench(suite, folder, jobs=args.jobs, device=args.device, scheduler=args.scheduler, retry=args.retry))
+    with _progress():
+        report = bench(suite, folder, jobs=args.jobs, device=args.device, scheduler=args.scheduler, retry=args.retry)
+    return _print(report)
+
+def _experiment(args):
+    "`latentreg bench` of a Python file"
+    from pathlib import Path
+    from latentreg_fastai.bench import compare,read_experiment
+    for k in ('conditions','smoke'):
+        if getattr(args, k): args.error(f'--{k} is for suites, and {args.suite} is an experiment')
+    with _progress():
+        given = read_experiment(args.suite)
+        given |= {k: v for k in ('seeds','budget') if (v := getattr(args, k)) is not None}
+        if args.methods: given['methods'] = _some(args, given['methods'])
+        out = args.out or Path('latentreg-bench')/Path(args.suite).stem
+        res = compare(**given, out=out, jobs=args.jobs, device=args.device, scheduler=args.scheduler, retry=args.retry)
+    return _print(res)
+
+def _some(args, methods):
+    unknown = [m for m in args.methods if m not in methods]
+    if unknown: args.error(f"there is no method {', '.join(map(repr, unknown))} in it: there are {', '.join(methods)}")
+    return {m: methods[m] for m in args.methods}
+
+def _compare(args):
+    from pathlib import Path
+    from latentreg_fastai.bench import ImageFolder,compare,suggested_methods,use_device
+    use_device(args.device)
+    with _progress():
+        images = ImageFolder(args.folder, args.arch, args.epochs, args.lr, args.size, args.bs)
+        methods = 'suggested' if not args.methods else _some(args, suggested_methods(images.learner(0))[0])
+        out = args.out or Path('latentreg-compare')/images.folder.name
+        given = dict(budget=args.budget, device=args.device, retry=args.retry)
+        res = compare(images.learner, images.fit, methods, args.seeds, out, args.jobs, **given)
+    return _print(res)
 
 # %% ../nbs/40_cli.ipynb #6f6ebbd5
 def _report(args):
-    from latentreg_fastai.bench import Report
-    for folder in args.folders: _print(Report(folder))
+    from latentreg_fastai.bench import report_of
+    return any([_print(report_of(folder)) for folder in args.folders])
 
 def _print(report):
-    from latentreg_fastai.bench import failed,show_table
+    "Write and print a report. Does a row lack runs that failed?"
+    from latentreg_fastai.bench import failed,failures
     files = report.write()                               # first: what is printed may fail
-    for c,t in report.tables.items(): print('', report.title(c), show_table(t).to_string(), sep='\n')
+    for c,t in report.tables.items(): _say('', report.title(c), report.for_reader(c).to_string(), *failures(t).splitlines())
+    if report.remarks: _say('', *report.remarks)
     bad = [r for r in report.records if failed(r)]
     runs = f"{len(bad)} run{'s' if len(bad) > 1 else ''}"
-    if bad: print(f"\n{runs} failed, the first with {bad[0]['failed']}; `latentreg bench` with --retry does them again")
-    print('\nsaved:', ', '.join(map(str, files)))
-    if bad and not report.tables: sys.exit(1)
+    if bad: _say(f"\n{runs} failed, the first with {bad[0]['failed']}; `latentreg bench` with --retry does them again")
+    _say('\nsaved: ' + ', '.join(map(str, files)))
+    return any('failed' in t for t in report.tables.values())
+
+def _timed(names, rounds):
+    "The table of `speed`, and the error of each method that it cannot time; only if there is one, each is tried by itself"
+    from latentreg_fastai.bench import find_method,methods,speed
+    try: return speed(names, rounds),{}
+    except Exception as e: error = e
+    bad = {}
+    names = names or [n for n in methods if (m := find_method(n)).listed and m.suits('classification')]
+    for n in names:
+        try: speed([n], 1)
+        except Exception as e: bad[n] = ' '.join(f'{type(e).__name__}: {e}'.split())
+    names = [n for n in names if n not in bad]
+    if not bad or not names: raise error
+    return speed(names, rounds),bad
 
 def _speed(args):
     _check_methods(args)
     import platform,torch
     from pathlib import Path
-    from latentreg_fastai.bench import speed,versions,write_record
-    table = speed(args.methods, args.rounds)
-    print(table.round(3).to_string())
+    from latentreg_fastai.bench import versions,write_record
+    with _progress(): table,bad = _timed(args.methods, args.rounds)
+    shown = table.reindex([*table.index, *bad]).round(3).to_string(na_rep='failed')
+    _say(shown, *(f'failed: {m}, with {e}' for m,e in bad.items()))
     if args.out:
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
         machine = dict(threads=torch.get_num_threads(), machine=platform.machine(), versions=versions())
-        write_record(args.out, dict(ratios=table.to_dict(), rounds=args.rounds, **machine))
+        write_record(args.out, dict(ratios=table.to_dict(), rounds=args.rounds, **(dict(failed=bad) if bad else {}), **machine))
+    return bool(bad)
 
 # %% ../nbs/40_cli.ipynb #e9a1a7a2
 def main(
     argv=None, # Arguments; by default those of the process
 ):
     "The command `latentreg`"
-    args = _parser().parse_args(argv)
+    try: args = _parser().parse_args(argv)
+    except SystemExit: _say(end=''); raise               # after --help
     for k in ('seeds','rounds','jobs'):
         if getattr(args, k, None) is not None and getattr(args, k) < 1: args.error(f'--{k} must be 1 or more')
-    try: args.f(args)
+    try:
+        here = os.getcwd()
+        if here not in sys.path: sys.path.append(here)   # for `module:function`; last, so that no file here hides an installed module
+        incomplete = args.f(args)
     except (ValueError,OSError,ImportError,RuntimeError) as e: args.error(str(e))   # their words say what to do
-    except KeyboardInterrupt: sys.exit('\nstopped; what is done is kept, and the same command goes on')
+    except KeyboardInterrupt:
+        print('\nstopped; what is done is kept, and the same command goes on', file=sys.stderr)
+        sys.exit(130)
+    if incomplete: sys.exit(1)

@@ -40,7 +40,7 @@ def _statistic(f):
 
 # %% ../nbs/00_stats.ipynb #19c34bb6
 class _WithGradient(torch.autograd.Function):
-    "Apply a scalar function of `z` that computes its own gradient: `f(z, *args)` returns the value, and the gradient as two factors"
+    "Apply a scalar function of `z` that computes its own gradient: `f(z, *args)` returns the value, and factors of the gradient"
     @staticmethod
     def forward(ctx, z, f, *args):
         ctx.n = len(args)
@@ -51,12 +51,24 @@ class _WithGradient(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, g):
-        grad,factor = ctx.saved_tensors
-        return (grad*g*factor, None, *[None]*ctx.n)       # in this order: where the gradient is 0, g·factor may be beyond float32
+        grad,*factors = ctx.saved_tensors
+        grad = grad*g
+        for t in factors: grad.mul_(t)                    # one by one: where the gradient is 0, their product may be beyond float32
+        return (grad, None, *[None]*ctx.n)
 
 def _largest(d):
     "The largest entry of `d`, which has one above 0 unless all are 0; never 0 itself, ()"
     return d.amax().clamp_min(torch.finfo(d.dtype).tiny)
+
+def _at_scale(degree, f, d):
+    "What `f` gives for centred activations `d`: a value that is of this degree in them, and its gradient"
+    if d.is_cpu:                                          # the value is at hand, and rarely calls for another scale
+        value,grad = f(d)
+        if 2**-64 < value.tolist() < 2**64: return value,grad
+    s = _largest(d)                                       # each unit's largest is above 0, and its smallest not N times as large
+    value,grad = f(d/s)
+    for _ in range(degree): value = value*s
+    return value, grad, *[s]*(degree-1)
 
 # %% ../nbs/00_stats.ipynb #cee3ea83
 def _centred(z):
@@ -65,10 +77,10 @@ def _centred(z):
     return d.sub_(d.mean(0))
 
 def _variance(z):
-    d = _centred(z)
-    s = _largest(d)                                        # each unit's largest is above 0, and its smallest not N times as large
-    rows = torch.linalg.vector_norm(d.mul_(1/s), dim=1)
-    return rows.square().sum()/d.numel()*s*s, d, s*(2/d.numel())
+    def value_and_gradient(d):
+        grad = d*(2/d.numel())
+        return (grad*d).sum()/2, grad
+    return _at_scale(2, value_and_gradient, _centred(z))
 
 # %% ../nbs/00_stats.ipynb #8a76f2de
 @_statistic
@@ -81,18 +93,15 @@ def variance_penalty(
 # %% ../nbs/00_stats.ipynb #927b1ba7
 def _covariance(z):
     n,i = z.shape
-    d = _centred(z)
-    c = d.T@d if i <= n else d@d.T
-    s = _largest(c.diagonal())
-    c.mul_(1/s)
-    if i <= n:
-        c.fill_diagonal_(0)
-        value,grad = c.square().sum(),d@c
-    else:
-        v = d.square().sum(0).mul_(1/s)
-        value,grad = (c.square().sum() - v.square().sum()).clamp_min(0),(c@d).addcmul_(d, v, value=-1)
-    factor = s/(n**2*i*(i-1))
-    return value*factor*s, grad, factor*4
+    def value_and_gradient(d):
+        if i <= n:
+            c = (d.T@d).fill_diagonal_(0)
+            value,grad = c.square().sum(),d@c
+        else:
+            c,v = d@d.T,d.square().sum(0)
+            value,grad = (c.square().sum() - v.square().sum()).clamp_min(0),(c@d).addcmul_(d, v, value=-1)
+        return value/(n**2*i*(i-1)), grad.mul_(4/(n**2*i*(i-1)))
+    return _at_scale(4, value_and_gradient, _centred(z))
 
 # %% ../nbs/00_stats.ipynb #7685a075
 def _no_pair(z, *args): return (z*0).sum(), z*0, z.new_ones(())   # `nan` if a feature is
@@ -105,27 +114,23 @@ def covariance_penalty(
     return _WithGradient.apply(z, _covariance if z.shape[1] > 1 else _no_pair)
 
 # %% ../nbs/00_stats.ipynb #5e969d8e
-def _same_class(y, z): # labels, (N,), features for their dtype
-    "M_nm = [y_n = y_m], (N, N), and the size of each sample's class, (N, 1): `M@z/size` is the class mean of every sample"
-    same = torch.eq(y[:,None], y, out=z.new_empty(len(y), len(y)))
-    return same,same.sum(1, keepdim=True)
+def _same_class(y): return y[:,None] == y                # M_nm = [y_n = y_m], (N, N)
 
 def _centred_by_class(z, y):
     "Activations minus the mean of their unit within the class, (N, I), the matrix that takes that mean, and class sizes, (N, 1)"
-    same,size = _same_class(y, z)
-    one = (same*torch.arange(len(z), dtype=z.dtype, device=z.device)).amax(1).long()   # the same sample for each of a class
-    d = z.index_select(0, one)
-    torch.sub(z, d, out=d)                               # of a class whose samples are equal exactly 0
-    mean = same.div_(size)
+    same = _same_class(y)
+    size = same.sum(1, keepdim=True, dtype=z.dtype)
+    d = z - z.index_select(0, same.max(1)[1])             # the first of the class: if its samples are equal, all of it is exactly 0
+    mean = same/size
     return d.sub_(mean@d),mean,size
 
 # %% ../nbs/00_stats.ipynb #a59af857
 def _classwise_variance(z, y, n_classes):
     d,_,size = _centred_by_class(z, y)
-    s = _largest(d)
-    factor = s/(n_classes*z.shape[1])/size
-    rows = torch.linalg.vector_norm(d.mul_(1/s), dim=1, keepdim=True)
-    return (rows.square()*factor).sum()*s, d, factor*2
+    def value_and_gradient(d):
+        grad = d/(size*(n_classes*d.shape[1]/2))
+        return (grad*d).sum()/2, grad
+    return _at_scale(2, value_and_gradient, d)
 
 # %% ../nbs/00_stats.ipynb #f421d71a
 @_statistic
@@ -140,19 +145,16 @@ def classwise_variance_penalty(
 # %% ../nbs/00_stats.ipynb #674be637
 def _classwise_covariance(z, y, n_classes):
     n,i = z.shape
-    total,grad,s,size = (_by_outer if i*i <= n else _by_gram)(z, y)
-    factor = s/(n_classes*i*(i-1))
-    return total.clamp_min(0)*factor, grad, factor*4/size
+    d,size,slope = (_by_outer if i*i <= n else _by_gram)(z, y)
+    def value_and_gradient(d):
+        grad = slope(d).div_(size*(n_classes*i*(i-1)/4))
+        return (grad*d).sum().clamp_min(0)/4, grad
+    return _at_scale(4, value_and_gradient, d)
 
 def _by_gram(z, y):
-    "Σ_k Σ_{i≠j} (c_ij^k)² over s, a quarter of its gradient over s, yet to be divided by class sizes, s, and the sizes, by N×N matrices"
+    "Activations centred by class, sizes of classes, and what gives their product with Σ_{i≠j} c_ij^k d_j for such activations d"
     d,mean,size = _centred_by_class(z, y)
-    c = d@d.T
-    s = _largest(c.diagonal())
-    c.mul_(mean.mul_(1/s))
-    v = mean@d.square()
-    grad = (c@d).addcmul_(v, d, value=-1)
-    return (torch.mul(grad, d, out=v).sum(1, keepdim=True)/size).sum(), grad, s, size
+    return d, size, lambda d: ((d@d.T).mul_(mean)@d).addcmul_(mean@d.square(), d, value=-1)
 
 def _by_outer(z, y):
     "The same as `_by_gram`, from a sum of I×I matrices for each class, which is cheaper if I² ≤ N"
@@ -162,11 +164,11 @@ def _by_outer(z, y):
     size = z.new_zeros(n).index_add_(0, slot, z.new_ones(n))[slot][:,None]
     d = z - z[order[slot]]
     d = d - z.new_zeros(n, i).index_add_(0, slot, d/size)[slot]
-    s = _largest(d)
-    u = d/s
-    c = z.new_zeros(n, i, i).index_add_(0, slot, u[:,:,None]*u[:,None]/size[...,None])
-    c.diagonal(dim1=1, dim2=2).zero_()
-    return c.square().sum()*s*s, (c[slot]@d[...,None])[...,0], s*s, size
+    def slope(d):
+        c = z.new_zeros(n, i, i).index_add_(0, slot, d[:,:,None]*d[:,None]/size[...,None])
+        c.diagonal(dim1=1, dim2=2).zero_()
+        return (c[slot]@d[...,None])[...,0]
+    return d,size,slope
 
 # %% ../nbs/00_stats.ipynb #569a81df
 @_statistic
@@ -238,7 +240,7 @@ def median_bandwidth(
         far = x[x > near]
         middle = (len(far) - 1)//4*2
         if median <= near and len(far): median = np.partition(far, middle)[middle]
-    return d.new_tensor(median)
+    return d.new_full((), median.item())
 
 # %% ../nbs/00_stats.ipynb #07baf875
 def _root_bandwidth(d, s, sigma, keep):
@@ -255,13 +257,13 @@ def _root_bandwidth(d, s, sigma, keep):
 def _distances(z, sigma, keep):
     "Features over s, but for a common shift, s, their squared distances, (N, N), and √σ/s, for which the rows `keep` count"
     on_mps = z.device.type == 'mps'
-    if on_mps or z.device.type == 'cpu' and not callable(sigma):
-        a = _centred(z)
+    for dtype,most in ((z.dtype,2**5), (torch.float64,2**20)) if on_mps or z.is_cpu and not callable(sigma) else ():
+        a = _centred(z.to(dtype))
         s = _largest(a)
         n = a.mul_(1/s).square().sum(1)
         d = torch.addmm(n[:,None] + n, a, a.T, alpha=-2).clamp_min_(0).fill_diagonal_(0)
         root = _root_bandwidth(d, s, sigma, keep)
-        if on_mps or root.numpy()**2 >= n.numpy().max()/32: return a,s,d,root   # the CPU has these at hand
+        if on_mps or root.tolist() >= (n.amax().tolist()/most)**.5: return a,s,d,root   # the CPU has these at hand
     z,(i,j) = z.double(),torch.triu_indices(len(z), len(z), 1, device=z.device)
     d = z.new_zeros(len(z), len(z))
     d[i,j] = d[j,i] = torch.pdist(z).square()
@@ -272,7 +274,7 @@ def _distances(z, sigma, keep):
 def _mmd(z, n1, y, n_classes, sigma, squared):
     "(1/K) Σ_k MMD_k over the classes `y`, (N,), or of all if it is `None`, and its gradient; the first `n1` rows are the first batch"
     a,s,d,root = _distances(z, sigma, None if y is None else y >= 0)
-    same = None if y is None else _same_class(y, a)[0]
+    same = None if y is None else _same_class(y).to(a.dtype)
     of_class = (lambda t: t.sum().expand_as(t)) if y is None else same.matmul
     first = (torch.arange(len(a), device=a.device) < n1).to(a.dtype)[:,None]
     n,m = of_class(first),of_class(1-first)              # the class of each sample, counted in both batches

@@ -6,7 +6,7 @@ import numpy as np, pandas as pd, pytest, yaml
 from matplotlib.colors import same_color
 from PIL import Image
 from scipy import stats
-from latentreg_fastai.bench import Report, Suite, equal_cost, grids, holm, paired, paper_figures, plot_curves, plot_gains, plot_table, rows_of, show_table, summary, winners
+from latentreg_fastai.bench import Report, Suite, equal_cost, failures, grids, holm, paired, paper_figures, plot_curves, plot_gains, plot_table, rows_of, show_table, summary, winners
 
 def close(a, b): np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
@@ -143,10 +143,42 @@ def test_records_in_any_order():
     assert list(summary(rs[::-1]).index)[0] == 'baseline'
 
 def test_failed_records_do_not_count():
+    "The figures are those of the runs that ended well"
     rs = three()
     t = summary([bad('cw-VR', 7), *rs, bad('baseline', 8), bad('Phantom', 0)])
-    pd.testing.assert_frame_equal(t, summary(rs))
+    want = summary(rs)
+    pd.testing.assert_frame_equal(t.loc[want.index, want.columns], want)
+    assert 'failed' not in want and failures(want) == ''
     assert list(rows_of([*rs, bad('cw-VR', 3)])['cw-VR'].index) == list(range(5)) and rows_of([bad('VR', 0)]) == rows_of([]) == {}
+    with_empty = rows_of([*rs, bad('VR', 3)], empty=True)
+    assert list(with_empty) == ['baseline','cw-VR','VR','CR'] and len(with_empty['VR']) == 0
+
+def test_failed_runs_are_told():
+    "In the table, with the first error: a row without any run that ended well, one that lacks some; not one whose seed ended well in another run"
+    t = summary([bad('CR', 9, failed='ValueError: a\nb'), bad('Phantom', 0, args=dict(k=3)), *three(), bad('Phantom', 1), bad('CR', 8), bad('baseline', 2)])
+    assert list(t.index) == ['baseline','cw-VR','CR','Phantom'] and list(t.seeds) == [5,5,5,0] and list(t.failed) == [0,0,2,2]
+    assert list(t.first_error) == ['','','ValueError: a\nb','RuntimeError: no memory'] and t.args['Phantom'] == 'k=3'
+    assert t.loc['Phantom', ['error','nll','gain','p','p_holm','time']].isna().all() and t.p_holm['CR'] == summary(three()).p_holm['CR']
+    assert failures(t).splitlines() == ['failed: CR (2 of 7 seeds), with ValueError: a b', 'failed: Phantom (2 of 2 seeds), with RuntimeError: no memory']
+    shown = show_table(t)
+    assert list(shown.failed) == ['','','2 of 7','2 of 2'] and set(shown.loc['Phantom'].drop(['failed','arguments'])) == {''} and shown['error %']['CR'] == show_table(summary(three()))['error %']['CR']
+    text = winners(t).splitlines()
+    assert not any('Phantom' in l for l in text[:3]) and text[3:] == failures(t).splitlines()
+    one = failures(summary([*three(), *[bad(m, 0) for m in ('VR','ITRA')]]))
+    assert one == 'failed: VR (1 of 1 seeds), ITRA (1 of 1 seeds), with RuntimeError: no memory'     # the same error is said once
+
+def test_a_baseline_that_failed():
+    "It is told, and nothing is compared"
+    t = summary([bad('baseline', 0), rec('CR', 0, 10.)])
+    assert list(t.index) == ['baseline','CR'] and 'gain' not in t and list(show_table(t).failed) == ['1 of 1','']
+    assert winners(t).splitlines() == ['nothing is compared: no run of the baseline has ended well', failures(t)] and 'baseline (1 of 1 seeds)' in failures(t)
+
+def test_nothing_but_failed_runs():
+    t = summary([bad(m, s) for m in ('cw-VR','baseline') for s in (0,1)])
+    assert list(t.index) == ['baseline','cw-VR'] and list(t.failed) == [2,2] and set(show_table(t)['error %']) == {''}
+    axs = plot_table([bad('CR', 0), bad('baseline', 0)])
+    assert [l.get_text() for l in axs[0].get_yticklabels()] == ['baseline, failed: 1 of 1','CR, failed: 1 of 1']
+    with pytest.raises(ValueError, match='summary: there are no records'): summary([])
 
 def test_seeds_that_are_missing():
     "Only the seeds that both have are compared, and the table says how many"
@@ -387,19 +419,26 @@ def test_plot_gains_of_some_rows():
     (ax,) = plot_gains({'': t}, ['CR'])
     close(ax.containers[0][0].get_xydata(), [[1,-.5]])
 
+def test_plot_gains_says_what_failed():
+    "Below each panel; a row that failed everywhere has no mark in the legend, a panel without a baseline is empty"
+    t,none = summary([*three(), *[bad('Phantom', s) for s in range(5)], bad('CR', 7)]),summary([bad('baseline', 0), rec('CR', 0, 10.)])
+    a,b = plot_gains({'one': t, 'two': none})
+    assert a.get_xlabel() == 'time of a step, × baseline\nfailed: CR (1 of 6), Phantom (5 of 5)' and b.get_xlabel().endswith('\nfailed: baseline (1 of 1)')
+    assert len(a.containers) == 2 and len(b.containers) == 0 and [h.get_text() for h in a.figure.legends[0].get_texts()] == ['cw-VR','CR']
+
 def points(ax): return [s.get_offsets().data.tolist() for s in ax.collections]
 
 def test_plot_table():
     rs = three()
     a,b = plot_table([*rs, bad('cw-VR', 9), bad('Phantom', 0)], 'a title')
     t = summary(rs)
-    assert [l.get_text() for l in a.get_yticklabels()] == ['baseline, 1.00×','cw-VR  (weight=0.1), 1.50×','CR, 1.00×'] and a.yaxis_inverted()
+    assert [l.get_text() for l in a.get_yticklabels()] == ['baseline, 1.00×','cw-VR  (weight=0.1), 1.50×, failed: 1 of 6','CR, 1.00×','Phantom, failed: 1 of 1'] and a.yaxis_inverted()
     assert a.figure._suptitle.get_text() == 'a title' and (a.get_xlabel(),b.get_xlabel()) == ('error %','negative log-likelihood')
     for ax,col,values in ((a,'error',(BASE,VR,CR)), (b,'nll',[np.array(v)/10 for v in (BASE,VR,CR)])):
-        assert points(ax) == [[[x,i] for x in v] for i,v in enumerate(values)]
+        assert points(ax) == [*[[[x,i] for x in v] for i,v in enumerate(values)], []]
         means = [l.get_xdata()[0] for l in ax.lines]
-        close(means, [*t[col], t[col]['baseline']])       # a bar for each, and the baseline's line
-        assert [x.get_text() for x in ax.texts] == [f'{v:.2f}' for v in t[col]]
+        close(means, [*t[col], math.nan, t[col]['baseline']])       # a bar for each that has runs, and the baseline's line
+        assert [x.get_text() for x in ax.texts] == [*[f'{v:.2f}' for v in t[col]], 'failed']
     a,_ = plot_table(rs, time=False)
     assert a.get_yticklabels()[2].get_text() == 'CR'
 
@@ -417,13 +456,16 @@ def test_plot_curves():
     rs = of(records(), 'small')
     rs = [failing(r) if (label(r),r['seed']) in (('cw-VR',0),('ITRA-c',4)) else r for r in rs]
     ax = plot_curves(rs)
-    assert [l.get_label() for l in ax.lines] == list(rows_of(rs)) and ax.get_ylabel() == 'NLL'
-    for l in ax.lines:
-        mine = [r['curve'] for r in rs if label(r) == l.get_label() and 'failed' not in r]
-        assert len(mine) == 4 + (l.get_label() not in ('cw-VR','ITRA-c'))
+    lost = {'cw-VR': ', failed: 1 of 5', 'ITRA-c': ', failed: 1 of 5'}
+    assert [l.get_label() for l in ax.lines] == [m + lost.get(m, '') for m in rows_of(rs)] and ax.get_ylabel() == 'NLL'
+    for l,m in zip(ax.lines, rows_of(rs)):
+        mine = [r['curve'] for r in rs if label(r) == m and 'failed' not in r]
+        assert len(mine) == 4 + (m not in lost)
         close(l.get_xydata(), [[e,np.mean([c[k]['nll'] for c in mine])] for k,e in enumerate((0,5,9))])
     ax = plot_curves(rs, ['ITRA-c'], 'error')
     assert len(ax.lines) == 1 and ax.get_ylabel() == 'error %'
+    ax = plot_curves([failing(r) if label(r) == 'cw-VR' else r for r in rs])
+    assert len(ax.lines) == 6 and [len(l.get_xdata()) for l in ax.lines if l.get_label() == 'cw-VR, failed: 5 of 5'] == [0]
 
 # The report
 
@@ -501,7 +543,9 @@ def test_failures_are_listed(tmp_path):
     t = tables(Report(write(tmp_path, rs)).markdown())
     assert t['Failed'][2:] == [['ITRA-c','small','test','0','RuntimeError: no memory'],['ITRA-c','small','test','1','ValueError: a | b']]
     row = dict(zip(t['small'][0], t['small'][5]))
-    assert row['method'] == 'ITRA-c' and row['p (Holm)'] == '' and row['wins'].endswith('of 3')
+    assert row['method'] == 'ITRA-c' and row['p (Holm)'] == '' and row['wins'].endswith('of 3') and row['failed'] == '2 of 5'
+    assert all(dict(zip(t['small'][0], r))['failed'] == '' for r in t['small'][2:] if r[0] != 'ITRA-c') and 'failed' not in t['large'][0]
+    assert '\n\nfailed: ITRA-c (2 of 5 seeds), with RuntimeError: no memory\n\n' in Report(tmp_path).markdown()
 
 def test_a_failure_of_several_lines(tmp_path):
     "As PyTorch's are: each stays one row of the table, and nothing of it is lost"
@@ -517,8 +561,9 @@ def test_a_condition_where_every_run_failed(tmp_path):
     "It is told apart from one that was not run"
     rs = [failing(r) if r['condition'] == 'small' else r for r in records()]
     r = Report(write(tmp_path, rs))
-    assert list(r.tables) == ['large'] and [f.name for f in r.write()[2:]] == ['gains.png','errors-2.png']
+    assert list(r.tables) == ['small','large'] and [f.name for f in r.write()[2:]] == ['gains.png','errors-2.png']
     md = r.markdown()
+    assert [dict(zip(tables(md)['small'][0], row))['failed'] for row in tables(md)['small'][2:]] == ['5 of 5']*6
     assert len(tables(md)['Failed']) == 2 + sum('failed' in r for r in rs)
     assert 'No records exist yet of: small' not in md
 
@@ -526,11 +571,33 @@ def test_every_run_failed(tmp_path):
     files = Report(write(tmp_path, [failing(r) for r in records()])).write()
     md = files[0].read_text(encoding='utf8')
     assert 'No run has ended well.' in md and 'no memory' in md and len(files) == 2
+    t = pd.read_csv(files[1])
+    assert len(t) == 2*6 and (t.failed == 5).all() and (t.first_error == 'RuntimeError: no memory').all()
+
+def test_a_row_whose_choices_all_failed(tmp_path):
+    "It is in no comparison, and in the table all the same; one of whose choices some ended well is only not run yet"
+    rs = [r for r in records() if not (label(r) == 'cw-VR' and r['stage'] == 'test')]
+    rs = [failing(r) if r['stage'] == 'strength' and (r['condition'] == 'small' or r['args'] == dict(weight=1)) else r for r in rs]
+    r = Report(write(tmp_path, rs))
+    assert list(r.tables['small'].index)[1] == 'cw-VR' and r.tables['small'].failed['cw-VR'] == 2 and 'cw-VR' not in r.tables['large'].index and 'failed' not in r.tables['large']
+    assert 'failed: cw-VR (2 of 2 seeds), with RuntimeError: no memory' in r.markdown() and 'cw-VR' not in [label(o) for o in r.test['small']]
+    r.write()
+    t = pd.read_csv(tmp_path/'report.csv', keep_default_na=False).set_index(['condition','method'])
+    assert t.failed['small','cw-VR'] == '2' or t.failed['small','cw-VR'] == 2
+    assert set(t.failed.astype(int).drop(('small','cw-VR'))) == {0} and set(t.first_error['large']) == {''}
 
 def test_one_method_that_always_failed(tmp_path):
     rs = [failing(r) if label(r) == 'ITRA-c' and r['stage'] == 'test' else r for r in records()]
     r = Report(write(tmp_path, rs)); r.write()
-    assert 'ITRA-c' not in r.tables['small'].index and list(equal_cost(r.suite.costs('small'), r.test['small']).index) == ['Phantom k=3']
+    t,md = r.tables['small'],r.markdown()
+    assert (t.seeds['ITRA-c'],t.failed['ITRA-c'],t.failed['cw-VR']) == (0,5,0) and list(equal_cost(r.suite.costs('small'), r.test['small']).index) == ['Phantom k=3']
+    row = dict(zip(tables(md)['small'][0], next(o for o in tables(md)['small'] if o[0] == 'ITRA-c')))
+    assert row.pop('failed') == '5 of 5' and row.pop('arguments') == 'weight=0.6' and set(row.values()) == {'','ITRA-c'}
+    assert md.count('Not compared at equal cost, because no run of it or of its baseline ended well: ITRA-c.') == 2
+    paper = tables(md)["small / The paper's figures"]
+    assert [r[1] == 'failed' for r in paper[2:]] == [r[0] == 'ITRA-c' for r in paper[2:]]
+    csv = pd.read_csv(tmp_path/'report.csv').set_index(['condition','method'])
+    assert (csv.failed['small','ITRA-c'],csv.first_error['large','ITRA-c'],csv.failed['small','baseline']) == (5,'RuntimeError: no memory',0)
 
 @pytest.mark.parametrize('rows', [['baseline'], ['baseline','baseline ×2'], ['ITRA-c'], ['cw-VR','baseline ×2'], ['baseline','cw-VR']], ids=' and '.join)
 def test_some_rows_alone(rows, tmp_path):

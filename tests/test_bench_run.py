@@ -363,10 +363,10 @@ def test_a_report_of_a_method_that_is_not_here(tmp_path, registered):
     bench.bench(Suite(spec, 'mine'), tmp_path, jobs=2)
     for r in registries.values(): r.replace_added({})
     report = Report(tmp_path)
-    assert list(report.tables[None].index) == ['baseline','mine','mine too']
+    assert list(report.tables[None].index) == ['baseline','mine','mine too','wrong'] and list(report.tables[None].failed) == [0,0,0,2]
     file = tmp_path/'records.jsonl'                      # several processes write in any order
     file.write_text(''.join(reversed(file.read_text().splitlines(keepends=True))))
-    assert list(Report(tmp_path).tables[None].index) == ['baseline','mine','mine too']
+    assert list(Report(tmp_path).tables[None].index) == ['baseline','mine','mine too','wrong']
     text = report.markdown()
     assert all(f.exists() for f in report.write()) and '| mine too |' in text and '| wrong |' in text.partition('## Failed')[2]
     with pytest.raises(ValueError, match="mine.*unknown network 'mine'.*networks\\['mine'\\]"): Suite(spec, 'mine')

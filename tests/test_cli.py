@@ -23,6 +23,51 @@ def test_demo(tmp_path):
     before = (out/'demo.csv').stat().st_mtime_ns
     assert latentreg(*small, '--force').status == 0 and (out/'demo.csv').stat().st_mtime_ns > before
 
+@pytest.fixture
+def registered():
+    yield
+    for r in registries.values(): r.replace_added({})
+
+def test_demo_tells_what_failed(tmp_path, registered):
+    "A row without any figure, one that lacks a seed: in the table, the file, the picture and the status; the rest is there"
+    made = []
+    def never(): raise RuntimeError('this torch is too old')
+    def once(**kwargs): made.append(1); return VarianceRegularizer(**kwargs) if len(made) == 1 else never()
+    methods['cw-VR'],methods['CR'] = lambda **kwargs: never(),once
+    p = latentreg('demo', '--methods', 'cw-VR', 'VR', 'CR', '--seeds', 2, '--out', tmp_path)
+    assert p.status == 1 and 'failed: cw-VR (2 of 2 seeds), CR (1 of 2 seeds), with RuntimeError: this torch is too old' in p.out, p.err
+    row = {l.split()[0]: l for l in p.out.splitlines() if l}
+    assert '2 of 2' in row['cw-VR'] and '±' not in row['cw-VR'] and '1 of 2' in row['CR'] and '±' in row['VR'] and 'demo.png' in p.out
+    t = pd.read_csv(tmp_path/'demo.csv').set_index('method')
+    assert dict(t.failed) == {'baseline': 0, 'cw-VR': 2, 'VR': 0, 'CR': 1} and list(t.seeds[['cw-VR','CR']]) == [0,1] and t.first_error['CR'] == t.first_error['cw-VR'] == 'RuntimeError: this torch is too old'
+
+def test_progress_is_no_result(tmp_path):
+    "It goes to the standard error"
+    p = latentreg('bench', suite_file(tmp_path), '--out', tmp_path/'out', '--seeds', 1)
+    assert p.status == 0 and '100.00%' in p.err and '%|' not in p.out.replace('error %', '') and '100.00%' not in p.out and 'cw-VR' in p.out
+
+def closed(*args):
+    "The command in a process of its own whose reader has gone"
+    r,w = os.pipe(); os.close(r)
+    code = 'from latentreg_fastai.cli import main; main()'
+    try: return subprocess.run([sys.executable, '-W', 'ignore', '-c', code, *map(str, args)], stdout=w, stderr=subprocess.PIPE, text=True)
+    finally: os.close(w)
+
+def test_a_reader_that_leaves(tmp_path):
+    "As `head` does: no error, and the command does all the same what it does and ends with its own status"
+    for args in (('bench','--list'), ('demo','--help')):
+        p = closed(*args)
+        assert (p.returncode,p.stderr) == (0,''), p.stderr
+    out = tmp_path/'out'
+    p = closed('bench', suite_file(tmp_path, rows={'VR': dict(args=dict(weight=-1.))}), '--out', out, '--seeds', 1)
+    assert p.returncode == 1 and 'Error' not in p.stderr and (out/'report.csv').exists(), p.stderr
+
+def test_stopped_from_the_keyboard(tmp_path, monkeypatch):
+    def stop(*args, **kwargs): raise KeyboardInterrupt
+    monkeypatch.setattr(bench, 'bench', stop)
+    p = latentreg('bench', suite_file(tmp_path), '--out', tmp_path/'out')
+    assert p.status == 130 and 'stopped; what is done is kept' in p.err
+
 WINDOWS = """
 import ctypes, pathlib, sys
 sys.modules.update(resource=None, fcntl=None, pwd=None, grp=None, termios=None)
@@ -46,9 +91,9 @@ def test_without_what_only_unix_has(tmp_path):
     code = WINDOWS + f"""
 import importlib
 for n in {names!r}: importlib.import_module(n)
-from latentreg_fastai.bench.run import _PeakMemory
+from latentreg_fastai.bench.run import PeakMemory
 import math
-assert math.isnan(_PeakMemory().mb())
+assert math.isnan(PeakMemory().mb())
 from latentreg_fastai.cli import main
 main()"""
     p = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, 'demo', '--methods', 'baseline', 'cw-VR', '--seeds', '2', '--out', str(tmp_path/'out')], capture_output=True, text=True)
@@ -65,6 +110,7 @@ def test_wrong_words(args, said):
 def test_help():
     p = latentreg('demo', '--help')
     assert p.status == 0 and all(s in p.out for s in ('--out','--force','--methods','--seeds','demo.csv','no download'))
+    for words in (('--help',), ('bench','--help'), ('speed','--help')): assert 'Exit status: 0' in latentreg(*words).out and '1 if rows' in ' '.join(latentreg(*words).out.split())
 
 # A cluster
 
@@ -92,6 +138,81 @@ def test_dask_needs_both(tmp_path, args):
     p = latentreg('bench', suite_file(tmp_path), '--out', tmp_path/'out', *args)
     assert p.status == 2 and '--backend dask' in p.err and '--scheduler' in p.err and not (tmp_path/'out').exists()
 
+# Data, networks and penalties in files of one's own
+
+OWN = """
+from fastai.vision.all import *
+from latentreg_fastai.all import *
+from latentreg_fastai.papers import digits_dls
+number = 3
+def data(seed=0, n_train=60, n_valid=100): return digits_dls(n_train=n_train, n_valid=n_valid, seed=seed)
+def network(n_out, width=8): return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, n_out))
+class Square(LatentCallback):
+    def penalty(self, z, *yb): return z.square().mean()
+def fading(weight): return [Square(weight=weight), VarianceRegularizer(weight)]
+"""
+
+def own_suite(folder, name, **changes):
+    (folder/f'{name}.py').write_text(OWN)
+    file = folder/'mine.yaml'
+    file.write_text(f"""
+title: Of my own
+version: 1
+base: {{data: {name}:data, data_args: {{n_train: 60}}, net: {name}:network, net_args: {{width: 12}}, epochs: 1}}
+lrs: [0.01]
+seeds: 2
+tune: {{n_valid: 50}}
+rows:
+  square: {{of: {name}:Square, grid: {{weight: [0.1, 1]}}}}
+  both:
+    of: {name}:fading
+    args: {{weight: 1}}
+""")
+    return file
+
+def test_a_suite_names_functions(tmp_path, monkeypatch, cluster):
+    "Found in the current folder by the command; two processes and a cluster's, that started elsewhere, find them too, with the same figures"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'path', [*sys.path])
+    file,want = own_suite(tmp_path, 'own_functions'),None
+    for out,more in (('one',()), ('two',('--jobs',2)), ('dask',('--backend','dask','--scheduler',cluster))):
+        p = latentreg('bench', file.name, '--out', out, *more)
+        assert p.status == 0 and 'square' in p.out, (p.out, p.err)
+        recs = whole_lines(tmp_path/out/'records.jsonl')
+        assert len(recs) == 8 and not any(map(failed, recs.values())) and {r['method'] for r in recs.values()} == {'baseline','own_functions:Square','own_functions:fading'}
+        assert (want := want or figures(recs.values())) == figures(recs.values())
+    assert set(next(r for r in recs.values() if r['method'].endswith('fading'))['terms']) == {'square_loss','cw_vr_loss'}
+    (tmp_path/'own_functions.py').unlink()
+    q = command('report', 'one')                         # a report needs none of them
+    assert q.returncode == 0 and 'both' in q.stdout, q.stderr
+
+@pytest.mark.parametrize('change,said', [
+    (('own_names:data','own_gone:data'), ["suite mine","data set 'own_gone:data'","no such module","current folder"]),
+    (('own_names:network','own_names:netwrok'), ["network 'own_names:netwrok'","own_names.py has no 'netwrok'","it defines data, network, Square, fading"]),
+    (('own_names:Square','own_names:number'), ["row 'square'","method 'own_names:number'","a function or a class, not 3"]),
+    (('own_names:Square','own_broken:Square'), ["method 'own_broken:Square'","cannot be imported: ZeroDivisionError"]),
+    (('own_names:Square','own_needs:Square'), ["cannot be imported: ModuleNotFoundError: No module named 'own_gone'"]),
+    (('own_names:Square','own_exits:Square'), ["cannot be imported: SystemExit"]),
+    (('own_names:Square','own_names.Square'), ["unknown method 'own_names.Square'","'module:function'"])], ids=lambda c: c[1] if isinstance(c, tuple) else '')
+def test_functions_that_are_not_there(tmp_path, monkeypatch, change, said):
+    "Told before anything runs, with what there is"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'path', [*sys.path])
+    monkeypatch.delitem(sys.modules, 'own_names', raising=False)
+    for name,text in (('own_broken','1/0'), ('own_needs','import own_gone'), ('own_exits','import sys; sys.exit(0)')): (tmp_path/f'{name}.py').write_text(text)
+    file = own_suite(tmp_path, 'own_names')
+    file.write_text(file.read_text().replace(*change))
+    p = latentreg('bench', file, '--out', 'out')
+    assert p.status == 2 and all(w in p.err for w in said) and not (tmp_path/'out').exists(), p.err
+
+def test_no_file_of_mine_hides_another(tmp_path, monkeypatch):
+    "The current folder is the last place"
+    (tmp_path/'yaml.py').write_text('1/0')
+    monkeypatch.chdir(tmp_path)
+    path = os.pathsep.join([str(Path(latentreg_fastai.__file__).parent.parent), os.environ.get('PYTHONPATH', '')])
+    p = subprocess.run([sys.executable, '-P', '-W', 'ignore', '-c', 'from latentreg_fastai.cli import main; main()', 'bench', '--list'], capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': path})
+    assert p.returncode == 0 and 'digits' in p.stdout, p.stderr
+
 # Runs that fail
 
 def test_the_command_tells_of_failed_runs(tmp_path):
@@ -99,28 +220,62 @@ def test_the_command_tells_of_failed_runs(tmp_path):
     file,out = suite_file(tmp_path, rows={'cw-VR': dict(args=dict(weight=1.)), 'VR': dict(args=dict(weight=-1.))}),tmp_path/'out'
     p,q = latentreg('bench', file, '--out', out),latentreg('report', out)
     for said in (p,q):
-        assert said.status == 0 and all(w in said.out for w in ('2 runs failed','`weight` must be','--retry','cw-VR')) and 'Traceback' not in said.out + said.err
+        assert said.status == 1 and all(w in said.out for w in ('2 runs failed','failed: VR (2 of 2 seeds), with ValueError','`weight` must be','--retry','cw-VR'))
+        assert 'Traceback' not in said.out + said.err and '2 of 2' in next(l for l in said.out.splitlines() if l.startswith('VR'))
     text = (out/'report.md').read_text(encoding='utf8')
     assert text.partition('## Failed')[2].count('`weight` must be') == 2
-    assert list(pd.read_csv(out/'report.csv').method) == ['baseline','cw-VR']
+    t = pd.read_csv(out/'report.csv').set_index('method')
+    assert list(t.index) == ['baseline','cw-VR','VR'] and list(t.failed) == [0,0,2] and '`weight` must be' in t.first_error['VR'] and math.isnan(t.error['VR'])
     suite_file(tmp_path, rows={'cw-VR': dict(args=dict(weight=1.)), 'VR': dict(args=dict(weight=1.))})
     mended = latentreg('bench', file, '--out', out)
     # the rows' arguments are others now: what failed is no part of the suite any more
-    assert mended.status == 0 and list(pd.read_csv(out/'report.csv').method) == ['baseline','cw-VR','VR']
+    t = pd.read_csv(out/'report.csv')
+    assert mended.status == 0 and list(t.method) == ['baseline','cw-VR','VR'] and (t.seeds == 2).all() and 'failed' not in t
+
+def test_a_row_that_lacks_a_seed(tmp_path, registered):
+    "Reports of several folders are all printed, whichever has failures; with `--retry` the row is whole"
+    file,good = suite_file(tmp_path),tmp_path/'good'
+    assert latentreg('bench', file, '--out', good, '--seeds', 1).status == 0
+    made = []
+    def once(weight): made.append(1); return VarianceRegularizer(weight) if len(made) == 1 else 1/0
+    methods['VR'] = once
+    file,out = suite_file(tmp_path, rows={'VR': dict(args=dict(weight=1.))}),tmp_path/'out'
+    p,q = latentreg('bench', file, '--out', out),latentreg('report', out, good)
+    for said in (p,q): assert said.status == 1 and 'failed: VR (1 of 2 seeds), with ZeroDivisionError' in said.out
+    assert str(good/'report.md') in q.out and pd.read_csv(out/'report.csv').set_index('method').seeds['VR'] == 1
+    methods.replace_added({})
+    assert latentreg('bench', file, '--out', out, '--retry').status == 0 and latentreg('report', out).status == 0 and list(pd.read_csv(out/'report.csv').seeds) == [2,2]
 
 def test_every_run_fails(tmp_path):
     "Nothing can be compared: that is said, and the status tells a script"
     file,out = suite_file(tmp_path, base={**BASE, 'net_args': dict(wdth=1)}),tmp_path/'out'
     for said in (latentreg('bench', file, '--out', out), latentreg('report', out)):
         assert said.status == 1 and '4 runs failed' in said.out and 'wdth' in said.out
+        assert 'failed: baseline (2 of 2 seeds), cw-VR (2 of 2 seeds), with' in said.out
     assert 'No run has ended well' in (out/'report.md').read_text(encoding='utf8')
+
+def test_speed_tells_what_failed(tmp_path, registered, monkeypatch):
+    "A method that cannot be timed is named with its error, and the others are timed; if none can be, its error is that of the command"
+    settings = speed_settings()
+    monkeypatch.setattr(sys.modules['latentreg_fastai.bench.speed'], 'speed_settings', lambda: {k: settings[k] for k in ['MLP, batch 100, TensorDL']})
+    def never(): raise AttributeError('no such\nfunction in torch')
+    methods['VR'] = never
+    p = latentreg('speed', '--methods', 'VR', 'cw-VR', '--rounds', 1, '--out', tmp_path/'speed.jsonl')
+    assert p.status == 1 and 'failed: VR, with AttributeError: no such function in torch' in p.out, p.err
+    row = {l.split()[0]: l.split() for l in p.out.splitlines()}
+    assert row['VR'] == ['VR','failed'] and float(row['cw-VR'][1]) > 0 and '%' not in p.out and '100.00%' in p.err
+    (r,) = read_records(tmp_path/'speed.jsonl')
+    assert list(r['failed']) == ['VR'] and 'cw-VR' in r['ratios']['MLP, batch 100, TensorDL'] and 'VR' not in r['ratios']['MLP, batch 100, TensorDL']
+    assert latentreg('speed', '--methods', 'cw-VR', '--rounds', 1).status == 0
+    assert latentreg('speed', '--methods', 'GANMixup').status == 2
 
 def test_every_choice_fails(tmp_path):
     "No strength can be taken: the error names the row, and the report it points to shows why"
     out = tmp_path/'out'
     p = latentreg('bench', suite_file(tmp_path, tune=dict(n_valid=100), rows={'VR': dict(grid=dict(weight=[-1.,-2.]))}), '--out', out)
     assert p.status == 2 and 'strength of VR' in p.err and 'latentreg report' in p.err
-    assert '`weight` must be' in latentreg('report', out).out and not any(r['stage'] == 'test' for r in read_records(out/'records.jsonl'))
+    q = latentreg('report', out)
+    assert q.status == 1 and 'failed: VR (1 of 1 seeds), with ValueError' in q.out and '`weight` must be' in q.out and not any(r['stage'] == 'test' for r in read_records(out/'records.jsonl'))
 
 # Disks and folders
 
@@ -204,7 +359,7 @@ def test_a_misspelt_argument_of_the_data(tmp_path):
 def test_a_misspelt_argument_of_a_method(tmp_path):
     "It ends the runs of that row alone, and the error names it"
     p = latentreg('bench', suite_file(tmp_path, rows={'VR': dict(args=dict(weigth=1.))}), '--out', tmp_path/'out', '--seeds', 1)
-    assert p.status == 0 and '1 run' in p.out and 'weigth' in p.out and 'baseline' in p.out
+    assert p.status == 1 and 'failed: VR (1 of 1 seeds)' in p.out and 'weigth' in p.out and 'baseline' in p.out
 
 def _no_network(*args, **kwargs): raise urllib.error.URLError('Name or service not known')
 

@@ -6,7 +6,8 @@
 __all__ = ['Comparison', 'suggested_methods', 'compare']
 
 # %% ../../nbs/39_bench.compare.ipynb #6034baa6
-import inspect,json
+import json
+from scipy import stats
 from fastai.vision.all import *
 from ..checks import *
 from ..targets import *
@@ -32,13 +33,16 @@ class Comparison(Report):
         self.about = json.loads(file.read_text(encoding='utf8'))
         self.records = list({run_key(r): r for r in read_records(self.folder/'records.jsonl')}.values())
         place = {m: i for i,m in enumerate(['baseline', *self.about['methods']])}
-        test = [r for r in self.records if r.get('stage') == 'test']
+        test = [r for r in self.records if r.get('stage') == 'test' and is_chosen(r, self.about.get('chosen', {}))]
         self.test = {None: sorted(test, key=lambda r: place.get(r['method'], len(place)))}
-        self.tables = {None: summary(test, tests=len(self.about['methods']))} if any(not failed(r) for r in test) else {}
+        self.tables = {None: summary(test, tests=len(self.about['methods']))} if test else {}
 
     @property
     def notes(self)->list: "What was left out, and why"; return self.about['notes']
+    @property
+    def remarks(self)->list: "What is said below the table"; return [self.advice, *self.notes]
     def title(self, c=None)->str: "Its heading"; return self.about['title']
+    def for_reader(self, c=None)->pd.DataFrame: "The table, as text"; return self.shown
 
     @property
     def at_equal_cost(self)->pd.DataFrame:
@@ -56,12 +60,12 @@ class Comparison(Report):
     @property
     def choices(self)->pd.DataFrame:
         "What was tried on held-out data, and what was taken"
-        rows,mine = [],[r for r in self.records if r.get('stage') == 'strength']
+        rows,mine = [],[r for r in self.records if r.get('stage') == 'strength' and r['held_out'] == self.about['held_out']]
         for m in dict.fromkeys(r['method'] for r in mine):
             of = {}
             for r in mine:
                 if r['method'] == m: of.setdefault(json.dumps(r['args']), []).append('failed' if failed(r) else f"{r['error']:.2f}")
-            best = best_choice([r for r in mine if r['method'] == m])
+            best = self.about.get('chosen', {}).get(m)
             rows.append(dict(method=m, tried='; '.join(f"{args_text(json.loads(a))}: {', '.join(es)}" for a,es in of.items()),
                              taken='' if best is None else args_text(best)))
         return pd.DataFrame(rows, columns=['method','tried','taken']).set_index('method')
@@ -70,10 +74,15 @@ class Comparison(Report):
         "Paired gains with their 95% intervals over the cost of a step; returns the axes"
         return plot_gains({self.title(): self.tables[None]}, **kwargs)[0]
 
-    def _repr_markdown_(self): return '\n\n'.join([markdown_table(self.shown), self.advice, *self.notes])
-    def __repr__(self): return '\n\n'.join([self.shown.to_string(), self.advice, *self.notes])
+    def _said(self, table):
+        bad = [line for t in self.tables.values() for line in failures(t).splitlines()]
+        return '\n\n'.join([table, *self.remarks, *bad])
+    def _repr_markdown_(self): return self._said(markdown_table(self.shown))
+    def __repr__(self): return self._said(self.shown.to_string())
 
-def _gain_at_cost(r): return f'{r.gain_cost:.2f} ({r.low_cost:.2f} to {r.high_cost:.2f}), ×{r.cost:g}'
+def _gain_at_cost(r):
+    interval = '' if math.isnan(r.low_cost) else f' ({r.low_cost:.2f} to {r.high_cost:.2f})'
+    return f'{r.gain_cost:.2f}{interval}, ×{r.cost:g}'
 
 # %% ../../nbs/39_bench.compare.ipynb #983e0d55
 def _listed(names): return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
@@ -81,7 +90,7 @@ def _listed(names): return names[0] if len(names) == 1 else f"{', '.join(names[:
 @patch(as_prop=True)
 def advice(self:Comparison)->str:
     "What follows from the table"
-    if not self.tables: return 'No run of the comparison has ended well.'
+    if all(map(failed, self.test[None])): return 'No run of the comparison has ended well.'
     t = self.tables[None]
     rest = t[~t.index.str.startswith('baseline')]
     if 'gain' not in t or not len(rest): return 'There is nothing to compare: either the baseline or every method is missing.'
@@ -99,18 +108,19 @@ def _verdict(t, rest):
     if len(worse): parts.append(f'Worse than the baseline, beyond chance: {_listed([*map(said, worse.index)])}.')
     if parts: return ' '.join(parts)
     first = rest.gain.idxmax() if rest.gain.notna().any() else None
-    if first is None or rest.gain[first] <= 0: return 'No method was better than the baseline on average: train without one.'
     few = rest.pairs.max() < min_seeds
+    if first is None or rest.gain[first] <= 0:
+        return 'No method was better than the baseline on average' + ('.' if few else ': train without one.')
     why = f'With fewer than {min_seeds} seeds nothing is tested' if few else 'No difference to the baseline is beyond chance'
-    need = _seeds_needed(rest.gain[first], rest.gain_sd[first])
+    need = _seeds_needed(rest.gain[first], rest.gain_sd[first], len(rest))
     more = f'; if that gain is real, about {need} seeds would show it' if need and need > rest.pairs[first] else ''
     return f'{why}. The largest mean gain is that of {said(first)}{more}.'
 
-def _seeds_needed(gain, sd, most=200):
-    "Seeds with which a paired t-test finds such a gain in four of five cases, at 0.05 and without a correction"
-    from statsmodels.stats.power import TTestPower
-    if not sd > 0 or gain/sd < .2: return None
-    return math.ceil(TTestPower().solve_power(gain/sd, power=.8, alpha=.05))
+def _seeds_needed(gain, sd, tests, most=200):
+    "Seeds with which a paired t-test of the largest gain, corrected for so many tests, finds it in four of five cases"
+    if not sd > 0: return None
+    power = lambda n: stats.nct.sf(stats.t.isf(.025/tests, n-1), n-1, gain/sd*n**.5)
+    return next((n for n in range(min_seeds, most+1) if power(n) >= .8), None)
 
 # %% ../../nbs/39_bench.compare.ipynb #89536884
 @patch
@@ -167,17 +177,19 @@ def suggested_methods(
     "Methods to begin with for the task of `learn`"
     classes,entropy = are_classes(learn.dls, learn.loss_func),is_loss(learn.loss_func, (nn.CrossEntropyLoss,F.cross_entropy))
     xb = to_device(learn.dls.train.one_batch(), learn.dls.device)[:getattr(learn.dls.train, 'n_inp', 1)]
+    places = latent_layers(learn.model, *xb).default.drop('input', errors='ignore').str.cat(sep=', ')   # what can be read or mixed here
     res = {}
-    if classes:
+    if 'penalty' in places and classes:
         res['cw-VR'] = Grid(VarianceRegularizer, weight=(.01,.1,1.)),'it draws the features of a class together, at nearly no cost'
         res['cw-CR'] = Grid(CovarianceRegularizer, weight=(.01,.1,1.)),'it keeps the units of a layer from saying the same within a class'
-    else:
+    elif 'penalty' in places:
         res['VR'] = Grid(VarianceRegularizer, classwise=False, weight=(.01,.1,1.)),'it needs no classes'
         res['CR'] = Grid(CovarianceRegularizer, classwise=False, weight=(.01,.1,1.)),'it needs no classes'
     if classes and entropy:
         res['label smoothing'] = Grid(LabelSmoothingCrossEntropyFlat, eps=(.05,.1,.2)),'it is the usual remedy for overconfidence'
-    if latent_layers(learn.model, *xb):
+    if 'mixup' in places:
         res['manifold mixup'] = Grid(ManifoldMixup, alpha=(.2,1.)),'it mixes hidden states and targets, of classes and of numbers alike'
+    if not res: raise ValueError('compare: nothing is suggested where no place can be read or mixed: name methods yourself')
     return {k: g for k,(g,_) in res.items()},{k: why for k,(_,why) in res.items()}
 
 # %% ../../nbs/39_bench.compare.ipynb #0932ae62
@@ -198,49 +210,56 @@ def compare(
     **kwargs # For `run_all`: device, scheduler (address of a Dask cluster), retry
 )->Comparison:
     "Compare methods on a learner of one's own"
-    folder,seeds = Path(out),list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    for s in seeds: check_whole('compare', 'seeds', s, low=0)
+    folder,seeds = Path(out),seeds if hasattr(seeds, '__iter__') else range(check_whole('compare', 'seeds', seeds))
+    seeds = [check_whole('compare', 'seeds', s, low=0) for s in seeds]
+    if not seeds: raise ValueError('compare: `seeds` is empty: give their number, 5 or more to have differences tested')
     use_device(kwargs.get('device'))
     notes = []
     if isinstance(methods, str):
         check_choice('compare', 'methods', methods, ['suggested'])
-        methods,why = suggested_methods(learner(seeds[0]))
+        methods,why = suggested_methods(Experiment(learner, fit, {}).start(seeds[0]))
         notes = [f'{m} is tried because {w}.' for m,w in why.items()]
         print(*notes, sep='\n')
     exp = Experiment(learner, fit, methods, metric, test, held_out, measures)
     name = folder.resolve().name
-    about = dict(title=title or name, name=name, seeds=seeds, held_out=exp.held_out, methods={k: repr(g) for k,g in exp.methods.items()},
+    about = dict(title=title or name, name=name, seeds=seeds, held_out=exp.held_out, methods={k: g.text() for k,g in exp.methods.items()},
                  metric=exp.metric if isinstance(exp.metric, (str,type(None))) else exp.metric.name,
-                 learner=_source(learner), fit=_source(fit))
-    _check_folder(folder, about)
+                 learner=text_of(learner), fit=text_of(fit), judge=_judge_text(test, metric))
+    old = _check_folder(folder, about)
+    about['methods'] = {**old.get('methods', {}), **about['methods']}   # what was compared before counts in Holm's correction
+    about['name'] = name = old.get('name', name)          # the folder may have been moved
     before = dict(experiments)
     experiments.clear(); experiments[name] = exp          # others need not be sent to other processes
     try:
-        plan = Plan(name, folder, seeds, tune_seeds, jobs, budget, **kwargs)
+        plan = Plan(name, folder, seeds, tune_seeds, jobs, budget, old, **kwargs)
         plan.notes += notes + exp.check_seeds([*seeds, seeds[0]+1])
         file = writable(folder/'records.jsonl').parent/'experiment.json'
-        def keep(): replace_file(file, json.dumps({**about, 'notes': plan.notes}, indent=1))
+        def keep():
+            spent = plan.budget.spent if plan.budget else old.get('spent', 0)
+            replace_file(file, json.dumps({**about, 'notes': plan.notes, 'chosen': plan.chosen, 'spent': spent}, indent=1))
         keep()
-        for stage in (plan.thin, lambda: plan.test(plan.choose()), plan.longer): stage(); keep()
+        stages = plan.begin,plan.thin,plan.choose,lambda: plan.test({m: plan.chosen[m] for m in plan.grids}),plan.longer,plan.left_out
+        for stage in stages: stage(); keep()
     finally: experiments.clear(); experiments.update(before)
     res = Comparison(folder)
     res.write()
     return res
 
-def _source(f):
-    try: return inspect.getsource(f)
-    except (OSError,TypeError): return ''
+# %% ../../nbs/39_bench.compare.ipynb #7fc30270
+def _judge_text(test, metric):
+    "What judges, to tell whether it has changed"
+    loader = f'{type(test).__name__} of {len(test.dataset)} samples' if hasattr(test, 'dataset') else '' if test is None else text_of(test)
+    return loader if metric is None or isinstance(metric, str) else f'{loader}\n{text_of(metric)}'
 
 def _check_folder(folder, about):
-    "Refuse a folder with records of another comparison"
-    file = folder/'experiment.json'
-    if not file.exists():
-        if (folder/'records.jsonl').exists() and read_records(folder/'records.jsonl'):
-            raise ValueError(f'compare: {folder} holds records of something else: {_another}')
-        return
+    "What earlier calls in the folder wrote; a folder with records of another comparison is refused"
+    file,records = folder/'experiment.json',read_records(folder/'records.jsonl')
+    if not records: return {}
+    if not file.exists(): raise ValueError(f'compare: {folder} holds records of something else: {_another}')
     old = json.loads(file.read_text(encoding='utf8'))
-    differs = [k for k in ('learner','fit','metric') if old[k] != about[k]]
+    differs = [k for k in ('learner','fit','metric','judge') if old.get(k, about[k]) != about[k]]
     differs += [f'method {m!r}' for m,g in about['methods'].items() if old['methods'].get(m, g) != g]
     if differs: raise ValueError(f'compare: {folder} holds records of another {_listed(differs)}: {_another}')
+    return old
 
-_another = 'give another folder with `out`; nothing in it was changed'
+_another = 'give another folder with `out`, or a method that is new another label; nothing was changed'

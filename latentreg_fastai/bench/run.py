@@ -10,7 +10,7 @@ __all__ = ['datasets', 'networks', 'tasks', 'optimizers', 'fits', 'precisions', 
            'PeakMemory', 'keep_memory', 'for_record', 'device_name', 'versions', 'one_run']
 
 # %% ../../nbs/30_bench.run.ipynb #93aaba66
-import base64,cloudpickle,ctypes,dataclasses,gc,io,json,platform,reprlib,sys
+import base64,cloudpickle,ctypes,dataclasses,gc,importlib,io,json,platform,reprlib,sys
 try: import resource                                     # Windows has none
 except ImportError: resource = None
 from collections.abc import Mapping
@@ -39,6 +39,32 @@ from ..callback.varmixup import *
 from ..callback.semisup import *
 from ..callback.gan import *
 
+# %% ../../nbs/30_bench.run.ipynb #b6785aba
+_folders = {}                                            # of the modules that were imported by name; worker processes look there too
+
+def _imported(
+    name, # As `module:function`
+    who, # Who asks, for the message
+):
+    "The function or class that `name` says"
+    module,function = name.split(':')
+    try: m = importlib.import_module(module)
+    except (Exception,SystemExit) as e:
+        missing = isinstance(e, ModuleNotFoundError) and f'{module}.'.startswith(f'{e.name}.')
+        why = ('there is no such module on the path of Python: the command `latentreg` also looks in the current folder' if missing else
+               f'the module cannot be imported: {type(e).__name__}: {e}')
+        raise ValueError(f'{who}: {why}') from e
+    top = sys.modules[module.partition('.')[0]]
+    there = next(iter(getattr(top, '__path__', ())), getattr(top, '__file__', None))
+    if there: _folders[str(Path(there).absolute().parent)] = True
+    if not hasattr(m, function):
+        own = ', '.join(k for k,v in vars(m).items() if k[0] != '_' and callable(v) and getattr(v, '__module__', None) == m.__name__)
+        file = getattr(m, '__file__', None) or module
+        raise ValueError(f"{who}: {file} has no {function!r}; it defines {own or 'no function and no class'}")
+    v = getattr(m, function)
+    if not callable(v): raise ValueError(f'{who}: it must be a function or a class, not {reprlib.repr(v)}')
+    return v
+
 # %% ../../nbs/30_bench.run.ipynb #5101ef7d
 class Registry(dict):
     "What the names in a run stand for"
@@ -51,14 +77,16 @@ class Registry(dict):
         self.kind,self.variable,self.shipped = kind,variable,dict(entries)
 
     def find(self,
-        name:str, # As a run gives it
+        name:str, # As a run gives it: an entry, or a function or class as `module:function`
         who:str='', # Who asks, for the message
     ):
-        "The entry `name`. If there is none, a `ValueError` lists those that there are"
+        "What `name` stands for. If it stands for nothing, a `ValueError` lists the entries or says what the module lacks"
         if isinstance(name, str) and name in self: return self[name]
+        asked = f"{who}{': ' if who else ''}"
+        if isinstance(name, str) and re.fullmatch(r'\w+(\.\w+)*:\w+', name): return _imported(name, f'{asked}{self.kind} {name!r}')
         there = ', '.join(k for k,v in self.items() if getattr(v, 'listed', True))
-        raise ValueError(f"{who}{': ' if who else ''}unknown {self.kind} {name!r}: there are {there}; "
-                         f"your own is added in Python with {self.variable}[{name!r}] = ...")
+        raise ValueError(f"{asked}unknown {self.kind} {name!r}: there are {there}; your own is named as 'module:function', "
+                         f"or added in Python with {self.variable}[{name!r}] = ...")
 
     def added(self)->dict:
         "The entries that were added or replaced since the import"
@@ -211,9 +239,9 @@ measures = Registry('measure', 'measures', {
 registries = {r.variable: r for r in (datasets, networks, tasks, optimizers, methods, measures)}
 
 def pack_added()->bytes:
-    "All that was added to the registries since the import, pickled"
+    "All that was added to the registries since the import, and the folders of modules that were imported by name, pickled"
     added = {k: r.added() for k,r in registries.items()}
-    try: return cloudpickle.dumps(added)
+    try: return cloudpickle.dumps((added,list(_folders)))
     except Exception:
         for k,entries in added.items():
             for name,v in entries.items():
@@ -227,8 +255,10 @@ def _unpacked(packed): return cloudpickle.loads(packed)   # once for all runs of
 def unpack_added(
     packed:bytes, # From `pack_added` in another process
 ):
-    "Have the same entries in the registries of this process"
-    for k,entries in _unpacked(packed).items(): registries[k].replace_added(entries)
+    "Have the same entries in the registries of this process, and find the same modules"
+    added,folders = _unpacked(packed)
+    sys.path.extend(f for f in folders if f not in sys.path)
+    for k,entries in added.items(): registries[k].replace_added(entries)
 
 # %% ../../nbs/30_bench.run.ipynb #8210c5ed
 class Settings(Mapping):

@@ -209,7 +209,7 @@ def check_data(self:Suite):
     "Load each data set once, so that one that is missing is told before anything runs"
     bases = [c['base'] for c in self.conditions.values()]
     for base in {json.dumps([b['data'],b['data_args']]): b for b in bases}.values():
-        try: datasets.find(base['data'], self.who)(**base['data_args'])
+        try: datasets.find(base['data'], self.who)(seed=0, **base['data_args'])
         except TypeError as e: raise self._error(f"the data_args of {base['data']} do not fit: {e}") from e
 
 @patch

@@ -41,9 +41,9 @@ class CenterLoss(KeepsState, ClasswiseCallback):
         z,y = flat_features(z),yb[0].view(-1).long()
         known,y = y >= 0,y.clamp(0, self.K-1)             # labels out of range are reported at the end of the epoch
         self.centers = self._fitting(z)
-        away = torch.where(known[:,None], z - self.centers[y], 0)
+        away = torch.where(known[:,None], z - self.centers.index_select(0, y), 0)
         self.note(away, y, known)
-        return away.square().sum()/known.sum().clamp_min(1)/2
+        return away.square().sum()/(2*known.sum().clamp_min(1))
 
     def _fitting(self, z):
         "The centres, for features like `z`"
@@ -57,10 +57,9 @@ class CenterLoss(KeepsState, ClasswiseCallback):
     def learn_from(self, notes):
         "c_k −= lr·Σ_{y_i=k}(c_k − z_i)/(1 + n_k), over the rows of the step"
         together = lambda ts: ts[0] if len(ts) == 1 else torch.cat(ts)
-        away,y,known = (together([n[i] for n in notes]) for i in (1,2,3))
-        fine = known & together([ok.expand(len(y)) for ok,_,y,_ in notes])
-        n = away.new_zeros(self.K).index_add_(0, y, fine.to(away))
-        self.centers.index_add_(0, y, torch.where(fine[:,None], away, 0)*(self.lr/(1 + n))[y][:,None])
+        away,y,fine = together([n[1] for n in notes]),together([n[2] for n in notes]),together([known & ok for ok,_,_,known in notes])
+        n = away.new_ones(self.K).index_add_(0, y, fine.to(away.dtype))   # 1 + n_k
+        self.centers.index_add_(0, y, torch.where(fine[:,None], away/n.index_select(0, y)[:,None], 0), alpha=self.lr)
 
     def state_dict(self): return dict(centers=None if self.centers is None else self.centers.clone())   # they move in place
     def load_state_dict(self, state): self.centers = None if state['centers'] is None else state['centers'].clone()

@@ -138,8 +138,11 @@ class LayerCallback(Callback):
         of_all = lambda k: tuple(dict.fromkeys(n for c in cls.__mro__ for n in tuplify(c.__dict__.get(k, ()))))
         cls._states = {k: of_all(f'{k}_state') for k in ('batch','fit','data')}
 
-    # fastai's own ways ask the learner each time
+    # fastai's own ways ask the learner each time, and take several calls for it
     __setattr__ = object.__setattr__
+    def __getattr__(self, k):
+        if self._learn is None or k[:2] == '__': raise AttributeError(k)
+        return getattr(self._learn, k)
     @property
     def training(self): return self.learn.training
     def __call__(self, event_name):
@@ -422,6 +425,7 @@ def without_ignored(self:LayerCallback,
 )->Tensor: # (N,), int64; those that the loss ignores are numbers below 0, each of which occurs once on all ranks
     "`y`, in which each sample whose label the loss ignores is a class of its own"
     with plain_tensors():
+        if y.is_cpu and self.no_label not in y.view(-1).tolist(): return y.view(-1).long()   # as almost always
         alone,apart = torch.arange(-len(y), 0, device=y.device),(rank_distrib() << 40) + (other << 60)
         if apart: alone -= apart
         return torch.where(y.view(-1) == self.no_label, alone, y.view(-1).long())

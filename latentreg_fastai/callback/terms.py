@@ -129,8 +129,9 @@ class KeepsState(TermCallback):
 
     def _finite(self, tensors):
         "The same on every rank, as gradients are"
-        fine = [t.isfinite().all() for t in (self.learn.loss_grad.detach(),*tensors) if t.is_floating_point()]
-        return self.global_batch(torch.stack(fine).all().view(1)).all()
+        largest = (torch.linalg.vector_norm(t, math.inf) for t in tensors if t.is_floating_point() and t.numel())
+        zero = sum((v*0 for v in largest), start=self.learn.loss_grad.detach()*0)   # `nan` if one is not finite
+        return self.global_batch(zero.view(1)).sum() == 0
 
     def after_cancel_step(self): self.waiting = []
     def after_step(self):
@@ -282,7 +283,7 @@ class TermRecorder(LayerCallback):
 
     def after_batch(self):
         super().after_batch()
-        self.steps.append((self.cb.term, self.cb.term_weight, self.loss.detach()))
+        with plain_tensors(): self.steps.append((self.cb.term, self.cb.term_weight, self.loss.detach()))
         self.cb.term = None
 
     def after_train(self):
