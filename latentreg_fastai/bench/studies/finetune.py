@@ -33,14 +33,14 @@ def fit(learn, cbs, scale=1):
     learn.fine_tune(round(4*scale), 5e-3, cbs=[*cbs, ChannelsLast(), NoValidation()])
 
 methods = {
-    'label smoothing': Grid(LabelSmoothingCrossEntropyFlat, eps=(.05,.1,.2)),
-    'MixUp':           Grid(MixUp, alpha=(.1,.4,1.)),
-    'ManifoldMixup':   Grid(ManifoldMixup, alpha=(.1,.4,2.)),
-    'cw-VR':           Grid(VarianceRegularizer, weight=(.01,.1,1.)),
-    'cw-CR':           Grid(CovarianceRegularizer, weight=(.1,1.,10.)),
-    'ITRA-c split':    Grid(ITRA, source='split', weight=(.2,.6,1.5)),
-    'CenterLoss':      Grid(CenterLoss, weight=(.001,.01,.1)),
-    'Phantom':         Grid(PhantomEmbedding, alpha=(.5,1.,3.))}
+    'label smoothing': Grid(LabelSmoothingCrossEntropyFlat, eps=(.05,.15)),
+    'MixUp':           Grid(MixUp, alpha=(.2,1.)),
+    'ManifoldMixup':   Grid(ManifoldMixup, alpha=(.2,1.)),
+    'cw-VR':           Grid(VarianceRegularizer, weight=(.1,1.)),
+    'cw-CR':           Grid(CovarianceRegularizer, weight=(.1,1.)),
+    'ITRA-c split':    Grid(ITRA, source='split', weight=(.2,.6)),
+    'CenterLoss':      Grid(CenterLoss, weight=(.003,.03)),
+    'Phantom':         Grid(PhantomEmbedding, alpha=(.5,2.))}
 
 # of images three times as large as those that CIFAR-10-C's levels are for
 levels = dict(gaussian_noise=(.15,), shot_noise=(40,), impulse_noise=(.08,), gaussian_blur=(2.,), contrast=(.25,), brightness=(.25,),

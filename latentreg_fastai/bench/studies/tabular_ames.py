@@ -10,7 +10,7 @@ from latentreg_fastai.bench.tables import table_learner
 title = 'Houses: a tabular_learner on ames, regression'
 seeds,combine,budget = 5,True,'30min'
 learner = partial(table_learner, name='ames')
-metric = '_rmse'                                         # as fastai names its `rmse`
+metric = rmse
 
 def fit(learn, cbs, scale=1): learn.fit_one_cycle(round(20*scale), 3e-3, cbs=cbs)
 

@@ -22,12 +22,12 @@ class NoValidation(Callback):
 def fit(learn, cbs, scale=1): learn.fit_one_cycle(round(3*scale), 1e-4, cbs=[*cbs, Autocast('bf16'), NoValidation()])
 
 methods = {
-    'label smoothing':       Grid(LabelSmoothingCrossEntropyFlat, eps=(.05,.1,.2)),
-    'MixUp of embeddings':   Grid(ManifoldMixup, layers=[], alpha=(.1,.4,2.)),
-    'ManifoldMixup':         Grid(ManifoldMixup, alpha=(.1,.4,2.)),              # embeddings and two of the blocks
-    'ManifoldMixup, all':    Grid(ManifoldMixup, layers='all', alpha=(.1,.4,2.)),
-    'cw-VR':                 Grid(VarianceRegularizer, weight=(.1,1.,10.)),
-    'cw-CR':                 Grid(CovarianceRegularizer, weight=(1.,10.,100.)),
-    'ITRA-c split':          Grid(ITRA, source='split', weight=(.2,.6,1.5)),
-    'CenterLoss':            Grid(CenterLoss, weight=(.003,.01,.1)),
-    'Phantom':               Grid(PhantomEmbedding, alpha=(.5,1.,3.))}
+    'label smoothing':       Grid(LabelSmoothingCrossEntropyFlat, eps=(.05,.15)),
+    'MixUp of embeddings':   Grid(ManifoldMixup, layers=[], alpha=(.4,2.)),
+    'ManifoldMixup':         Grid(ManifoldMixup, alpha=(.4,2.)),                 # embeddings and two of the blocks
+    'ManifoldMixup, all':    Grid(ManifoldMixup, layers='all', alpha=(.4,2.)),
+    'cw-VR':                 Grid(VarianceRegularizer, weight=(.1,1.)),
+    'cw-CR':                 Grid(CovarianceRegularizer, weight=(1.,10.)),
+    'ITRA-c split':          Grid(ITRA, source='split', weight=(.2,.6)),
+    'CenterLoss':            Grid(CenterLoss, weight=(.003,.03)),
+    'Phantom':               Grid(PhantomEmbedding, alpha=(.5,2.))}
