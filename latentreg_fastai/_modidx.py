@@ -400,6 +400,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'latentreg_fastai/bench/run.py'),
                                             'latentreg_fastai.bench.run._Pickler': ( 'bench.run.html#_pickler',
                                                                                      'latentreg_fastai/bench/run.py'),
+                                            'latentreg_fastai.bench.run._Pickler.reducer_override': ( 'bench.run.html#_pickler.reducer_override',
+                                                                                                      'latentreg_fastai/bench/run.py'),
                                             'latentreg_fastai.bench.run._Watch': ('bench.run.html#_watch', 'latentreg_fastai/bench/run.py'),
                                             'latentreg_fastai.bench.run._Watch.__init__': ( 'bench.run.html#_watch.__init__',
                                                                                             'latentreg_fastai/bench/run.py'),

@@ -16,7 +16,7 @@ except ImportError: resource = None
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-import fastai,torchvision
+import fastai.callback.core,torchvision
 import latentreg_fastai
 from fastai.vision.all import *
 from fastai.callback.channelslast import ChannelsLast
@@ -247,7 +247,12 @@ def _cached(f):
     return f.__qualname__ if by_name else (_with_cache, (f.__wrapped__, f.cache_parameters()))
 def _with_cache(f, parameters): return functools.lru_cache(**parameters)(f)
 
-class _Pickler(cloudpickle.Pickler): dispatch_table = {**cloudpickle.Pickler.dispatch_table, type(functools.lru_cache(noop)): _cached}
+class _Pickler(cloudpickle.Pickler):
+    dispatch_table = {**cloudpickle.Pickler.dispatch_table, type(functools.lru_cache(noop)): _cached}
+    def reducer_override(self, o):
+        # fastai's `CancelFitException` and its like say that they are of fastcore, so cloudpickle would make other classes of them
+        of_fastai = isinstance(o, type) and vars(fastai.callback.core).get(o.__name__) is o
+        return (getattr, (fastai.callback.core, o.__name__)) if of_fastai else super().reducer_override(o)
 def _packed(o):
     file = io.BytesIO()
     _Pickler(file).dump(o)
