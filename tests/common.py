@@ -91,6 +91,7 @@ CALLBACKS = {
 CAN_BE_OFF = [k for k,(_,off) in CALLBACKS.items() if off]
 PENALTIES  = [k for k,(f,_) in CALLBACKS.items() if isinstance(f(), WeightedTerm)]   # have a weight
 ONLY_WATCH = ['LatentMonitor']                                                        # training is the same with them
+ONLY_SET   = ['WeightDecay','DropoutRate']                                              # a setting is another, and a step is the same work
 SOMETIMES  = ['VarMixup p=.5']                                                        # act in some batches and leave the others alone
 ADD_ROWS   = [k for k in CALLBACKS if k.startswith(('Phantom','SemiSupervised')) or k in ('ITRA-c','ITRA-c warm-up','ITRA separate')]
 DRAW_LAYER = [k for k in CALLBACKS if k.startswith(('ManifoldMixup','SemiSupervised','GANMixup'))]   # one for each batch

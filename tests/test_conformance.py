@@ -207,14 +207,14 @@ WAITS = ('_local_scalar_dense','nonzero','masked_select','index by mask','_uniqu
 @every
 def test_no_step_waits_for_the_device(name):
     base,mine = step_ops(name, cb=False),step_ops(name)
-    assert mine != base                                  # it acts in these steps
+    assert mine != base or name in ONLY_SET              # it acts in these steps
     assert {k: mine[k] for k in WAITS} == {k: base[k] for k in WAITS}
 
 @every
 def test_work_does_not_grow_with_classes_or_samples(name):
     ops = lambda *args: sum(step_ops(name, *args).values()) - sum(step_ops(name, *args, cb=False).values())
     if name in DRAW_LAYER: few,many = sorted([ops(3, 24), ops(20, 60)]); assert few > 0 and many < few + 12
-    else: assert ops(3, 24) == ops(20, 60) > 0
+    else: assert ops(3, 24) == ops(20, 60) >= (name not in ONLY_SET)
 
 # Contract 8: float32 or better
 
@@ -366,6 +366,7 @@ def test_two_callbacks_together(name):
 @every
 def test_activation_checkpointing(name):
     "The layers are run again in the backward pass, and must be mixed again"
+    if name == 'DropoutRate': pytest.skip('it needs dropout, see test_settings')
     class Checkpointed(nn.Sequential):
         def forward(self, x):
             for m in self: x = torch.utils.checkpoint.checkpoint(m, x, use_reentrant=False) if self.training else m(x)

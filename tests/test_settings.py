@@ -4,10 +4,15 @@ from common import *
 class See(Callback):
     "What is set while a batch is trained on"
     run_valid = False
-    def before_fit(self): self.wds,self.ps = [],[]
+    def before_fit(self):
+        self.wds,self.ps,self.now = [],[],[]
+        self.hooks = [m.register_forward_hook(lambda m,i,o: self.now.append(m.p)) for m in self.learn.model.modules() if 'Dropout' in type(m).__name__]
+    def before_batch(self): self.now = []
     def after_pred(self):
         self.wds.append([h['wd'] for h in self.opt.hypers])
-        self.ps.append([m.p for m in self.learn.model.modules() if isinstance(m, nn.Dropout)])
+        self.ps.append([*self.now])
+    def after_fit(self):
+        for h in self.hooks: h.remove()
 
 def two_dropouts(): return nn.Sequential(nn.Flatten(), nn.Dropout(.1), nn.Linear(64, 8), nn.Sequential(nn.ReLU(), nn.Dropout(.3)), nn.Linear(8, 3))
 
@@ -41,9 +46,9 @@ def test_of_some_layers():
 
 def test_all_kinds_of_dropout():
     learn = new_learner(model=nn.Sequential(nn.Dropout2d(.1), nn.Flatten(), nn.AlphaDropout(.1), nn.Linear(64, 3)))
-    ps = []
-    learn.fit(1, 1e-2, cbs=[DropoutRate(.4),Probe(run_valid=False, after_pred=lambda l: ps.append((l.model[0].p,l.model[2].p)))])
-    assert ps == [(.4,.4)]*3 and learn.model[0].p == learn.model[2].p == .1
+    see = See()
+    learn.fit(1, 1e-2, cbs=[DropoutRate(.4),see])
+    assert see.ps == [[.4,.4]]*3 and learn.model[0].p == learn.model[2].p == .1
 
 def test_another_callback_validates_in_between():
     "fastai fires `before_fit` then too"
@@ -75,3 +80,17 @@ def test_optimizers_of_pytorch():
     learn,see = new_learner(opt_func=partial(OptimWrapper, opt=torch.optim.AdamW)),See()
     learn.fit(1, 1e-2, cbs=[WeightDecay(.7),see])
     assert see.wds == [[.7]]*3 and [h['wd'] for h in learn.opt.hypers] == [.01]
+
+def test_layers_that_are_run_again_in_the_backward_pass():
+    "Activation checkpointing draws the same units, at the same rate"
+    class Checkpointed(nn.Sequential):
+        def forward(self, x):
+            for m in self: x = torch.utils.checkpoint.checkpoint(m, x, use_reentrant=False) if self.training else m(x)
+            return x
+    res = []
+    for cls in (nn.Sequential,Checkpointed):
+        set_seed(3)
+        learn = new_learner(model=cls(*two_dropouts()))
+        learn.fit(2, 1e-2, cbs=DropoutRate(.6))
+        res.append(weights(learn))
+    for k in res[0]: torch.testing.assert_close(res[0][k], res[1][k], rtol=1e-4, atol=1e-6)

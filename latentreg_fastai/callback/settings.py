@@ -11,44 +11,38 @@ from ..layers import *
 from .core import *
 from fastai.basics import *
 
-# %% ../../nbs/14_callback.settings.ipynb #46d4cfa8
-class _FitSetting(LayerCallback):
-    "Base of callbacks that set something for one fit and put it back, however the fit ends"
-    fit_state,_put_back = ('_put_back',),None
-    def change(self)->Callable: # Function without arguments that puts back what was there
-        "Set it: what a subclass says"
-        raise NotImplementedError(f'{type(self).__name__} needs a method `change(self)` that sets something and returns what puts it back')
-
-    def setup(self):
-        super().setup()
-        self._put_back = self.change()
-
-    def before_batch(self):
-        if self._put_back is None: self._put_back = self.change()   # another callback has validated in between
-
-    def _end(self):
-        if self._put_back is not None: self._put_back()
-        super()._end()
-
 # %% ../../nbs/14_callback.settings.ipynb #549b2102
-class WeightDecay(_FitSetting):
+class WeightDecay(LayerCallback):
     "Train with the weight decay `wd`; of fastai's optimizers it is decoupled, as in AdamW, and biases and normalisation are left out"
+    fit_state,_put_back = ('_put_back',),None
     def __init__(self,
         wd:float=.1, # Weight decay, 0 or more, in place of that of `fit` and of the learner
     ): self.wd = check_number(self, 'wd', wd)
 
-    def change(self):
+    def setup(self):
+        super().setup()
+        self._set()
+
+    def before_batch(self):
+        if self._put_back is None: self._set()           # another callback has validated in between
+
+    def _set(self):
         old = [h.get('wd') for h in self.opt.hypers]
         if None in old: raise self.error(f'the optimizer, a {type(self.opt).__name__}, has no weight decay to set: its settings are '
                                          f"{', '.join(self.opt.hypers[0])}")
         for cb in self.learn.cbs:
             if isinstance(cb, WeightDecay) and cb is not self: self.refuse(cb, 'sets the weight decay too; take one of the two')
+        self._put_back = partial(self.opt.set_hyper, 'wd', old)
         self.opt.set_hyper('wd', self.wd)
-        return partial(self.opt.set_hyper, 'wd', old)
+
+    def _end(self):
+        if self._put_back is not None: self._put_back()
+        super()._end()
 
 # %% ../../nbs/14_callback.settings.ipynb #e8132ef7
-class DropoutRate(_FitSetting):
+class DropoutRate(LayerCallback):
     "Train with the rate `p` in the network's dropout layers"
+    fit_state = ('_sites','_own')
     def __init__(self,
         p:float=.5, # Probability that a unit is dropped, from 0 to below 1
         layer=None, # Where: layers as `get_layers` takes them, with all that is in them; by default the whole network
@@ -61,7 +55,11 @@ class DropoutRate(_FitSetting):
         except ValueError as e: raise self.error(f'layer={self.layer!r}: {e}') from None
         return list({id(m): m for l in within for m in l.modules() if 'Dropout' in type(m).__name__ and hasattr(m, 'p')}.values())
 
-    def change(self):
+    def setup(self):
+        super().setup()
+        self._find()
+
+    def _find(self):
         found = self.dropouts()
         if not found:
             where = 'the network' if self.layer is None else f'layer={self.layer!r}'
@@ -70,8 +68,26 @@ class DropoutRate(_FitSetting):
         for cb in self.learn.cbs:
             if isinstance(cb, DropoutRate) and cb is not self and {*found} & {*cb.dropouts()}:
                 self.refuse(cb, 'sets the rate of the same layers; take one of the two')
-        def set_rates(ps):
-            for m,p in zip(found, ps): m.p = p
-        back = partial(set_rates, [m.p for m in found])
-        set_rates([self.p]*len(found))
-        return back
+        self._sites,self._own = [Site(type(m).__name__, m, input=i) for m in found for i in (True,False)],{}
+
+    def before_batch(self):
+        if self._sites is None: self._find()             # another callback has validated in between
+        self.watch(self._sites, self._at)
+
+    def _at(self, site, t):
+        "Another rate from a layer's input to its output"
+        m = site.module
+        if site.input: m.p,_ = self.p,self._own.setdefault(m, m.p)
+        elif m in self._own: m.p = self._own.pop(m)
+
+    def after_backward(self):
+        super().after_backward()
+        self._back()
+
+    def _back(self):
+        "Activation checkpointing leaves a layer before its output, once it knows what it needs"
+        while self._own: m,p = self._own.popitem(); m.p = p
+
+    def _end(self):
+        if getattr(self, '_own', None): self._back()
+        super()._end()
