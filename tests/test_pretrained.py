@@ -106,3 +106,14 @@ def test_callbacks_fine_tune_it(make):
     after = weights(learn)
     assert not torch.equal(before['0.0.weight'], after['0.0.weight']) and not same(after, without()) and not hooks(learn.model)
     for term in getattr(learn.recorder, 'terms', {}).values(): assert all(map(math.isfinite, term))
+
+def test_statistics_of_the_pretraining_are_kept():
+    "In the body, in all of the training, but not in the head; what is in training is as in validation"
+    learn,seen = vision(),[]
+    before = {n: b.clone() for n,b in learn.model.named_buffers() if 'running' in n}
+    def look(l): seen.append([{m.training for m in l.model[k].modules() if isinstance(m, (nn.BatchNorm1d,nn.BatchNorm2d))} for k in (0,1)])
+    learn.fine_tune(1, 1e-3, cbs=[PretrainedStatistics(),Probe(run_valid=False, after_pred=look)])
+    changed = {n for n,b in learn.model.named_buffers() if 'running' in n and not torch.equal(b, before[n])}
+    assert changed and all(n.startswith('1.') for n in changed) and seen == [[{False},{True}]]*4
+    learn.fine_tune(1, 1e-3)                                                     # and without it they are the batches' again
+    assert any(n.startswith('0.') and not torch.equal(b, before[n]) for n,b in learn.model.named_buffers() if 'running' in n)
