@@ -8,7 +8,7 @@ cfg = ConfigParser()
 cfg.read(here/'settings.ini', encoding='utf8')
 cfg = cfg['DEFAULT']
 
-extras = {k: cfg[f'{k}_requirements'].split() for k in ('text','dask','cocktail','dev')}
+extras = {k: cfg[f'{k}_requirements'].split() for k in ('text','vision','tables','dask','cocktail','dev')}
 extras['dev'] += sum((v for k,v in extras.items() if k != 'dev'), [])   # the tests need all
 
 setup(name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], author=cfg['author'],

@@ -21,6 +21,7 @@ from .callback.semisup import SemiSupervisedMixup
 from .callback.gan import GANMixup
 from .callback.monitor import LatentMonitor,pair_distance
 from .vae import MMDVAE,vae_loss,fit_vae
+from .pretrained import PretrainedStatistics,efficientnet_lite0
 # measuring and showing
 from .viz import use_style,in_style,colors_for,axes_for,plot_points,plot_class_histograms,plot_lines,plot_bins,plot_surface
 from .metrics import *

@@ -1,13 +1,14 @@
 "One run: ways to train, what is measured, every task."
-import json, pytest, subprocess, sys
+import cloudpickle, json, pytest, subprocess, sys
 from common import *
 from common_bench import *
 from latentreg_fastai.bench import run as run_module
+from latentreg_fastai.bench.run import pack_added
 
 RUN = dict(data='digits', data_args=dict(n_train=100, n_valid=100), net='small_cnn', net_args={}, method='cw-VR', args=dict(weight=1.), seed=0, epochs=2, lr=1e-2)
 
 def test_every_callback_has_a_name_in_the_runner():
-    made = {getattr(m.make, 'func', m.make).__name__ for m in methods.values() if m.make and m.listed and not m.of_fastai}
+    made = {getattr(m.make, 'func', m.make).__name__ for m in methods.values() if m.make and not m.of_fastai} - {'ITRARemedy'}
     import latentreg_fastai.all as everything
     bases = [f'latentreg_fastai.callback.{r}' for r in ('core','terms','mixing','rows')]
     there = {n for n,o in vars(everything).items() if isinstance(o, type) and issubclass(o, LayerCallback) and o.__module__ not in bases}
@@ -200,7 +201,7 @@ def test_a_record_can_be_trained_again():
 # Methods
 
 def test_methods_say_what_they_are_for():
-    assert [n for n in methods if not find_method(n).listed] == ['ITRA-c remedy'] and [n for n in methods if find_method(n).of_fastai] == ['LabelSmoothing','MixUp']
+    assert [n for n in methods if not find_method(n).listed] == ['WeightDecay','DropoutRate','ITRA-c remedy'] and [n for n in methods if find_method(n).of_fastai] == ['LabelSmoothing','MixUp']
     assert [n for n in methods if not find_method(n).plain] == ['SemiSupervisedMixup','GANMixup']
     assert {n: list(m.needs) for n,m in methods.items() if m.needs} == dict(VarMixup=['vae'], SemiSupervisedMixup=['unlabeled'])
     assert methods['baseline']() is None and isinstance(methods['cw-VR'](weight=2.), VarianceRegularizer)
@@ -347,6 +348,25 @@ def test_names_of_ones_own_on_a_cluster(tmp_path, registered):
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as c:
         there = run_all(runs, tmp_path/'there.jsonl', scheduler=c.scheduler_address)
     check_mine(there, run_all(runs, tmp_path/'here.jsonl'))
+
+def test_functions_with_a_cache_are_sent(registered, monkeypatch):
+    "By name where they can be imported, else by their code, with the cache's size and what it ignores, but empty"
+    import types
+    from latentreg_fastai.bench.tables import read_table
+    mine = types.ModuleType('mine_with_a_cache')
+    exec('import functools\nn = 3\n@functools.lru_cache(maxsize=7, typed=True)\ndef power(k): return n**k if k < 2 else n*power(k-1)', vars(mine))
+    mine.power(3)
+    monkeypatch.setitem(sys.modules, mine.__name__, mine)
+    cloudpickle.register_pickle_by_value(mine)
+    try:
+        methods.update(mine=mine.power, theirs=read_table)
+        packed = pack_added()
+    finally: cloudpickle.unregister_pickle_by_value(mine)
+    monkeypatch.delitem(sys.modules, mine.__name__)
+    (entries,_) = cloudpickle.loads(packed)
+    power = entries['methods']['mine']
+    assert entries['methods']['theirs'] is read_table and power is not mine.power
+    assert power.cache_parameters() == dict(maxsize=7, typed=True) and power.cache_info().currsize == 0 and power(3) == 27
 
 def test_what_cannot_be_sent(tmp_path, registered):
     import threading

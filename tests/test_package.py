@@ -54,12 +54,12 @@ def test_version_is_said_once(wheel):
 def test_wheel_metadata(wheel):
     meta = email.message_from_string(info(wheel, 'METADATA'))
     assert meta['Name'] == cfg['lib_name'] and meta['Summary'] == cfg['description']
-    assert meta['Requires-Python'] == f">={cfg['min_python']}" and meta.get_all('Provides-Extra') == ['text','dask','cocktail','dev']
+    assert meta['Requires-Python'] == f">={cfg['min_python']}" and meta.get_all('Provides-Extra') == ['text','vision','tables','dask','cocktail','dev']
     got = [Requirement(o) for o in meta.get_all('Requires-Dist')]
     plain = lambda reqs: sorted(f'{o.name}{o.specifier}' for o in reqs)
     want = lambda key: plain(map(Requirement, cfg[key].split()))
     assert plain(o for o in got if o.marker is None) == want('requirements')
-    extras = {k: want(f'{k}_requirements') for k in ('text','dask','cocktail','dev')}
+    extras = {k: want(f'{k}_requirements') for k in ('text','vision','tables','dask','cocktail','dev')}
     extras['dev'] = sorted(sum(extras.values(), []))                                        # the tests need all
     for k,reqs in extras.items(): assert plain(o for o in got if str(o.marker) == f'extra == "{k}"') == reqs
     assert len(got) == sum(map(len, extras.values())) + len(want('requirements'))           # and nothing else

@@ -147,7 +147,7 @@ def is_lower_better(
     name:str, # Of a metric
 )->bool:
     "As fastai's trackers have it, and for fastai's metrics whose names do not say it"
-    return 'loss' in name or 'error' in name or name in _errors_by_other_names
+    return 'loss' in name or 'error' in name or name.strip('_') in _errors_by_other_names   # `rmse` calls itself `_rmse`
 
 def metric_name(m)->str: "As it is imported: fastai's `rmse` calls itself `_rmse`"; return m.name.lstrip('_')
 

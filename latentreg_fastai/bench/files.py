@@ -18,7 +18,7 @@ from .compare import *
 # %% ../../nbs/39_bench.files.ipynb #0d88b858
 def experiment_files()->dict: # Name: path
     "The experiments that come with the package"
-    return {f.stem: f for f in sorted((Path(latentreg_fastai.__file__).parent/'bench'/'experiments').glob('[!_]*.py'))}
+    return {f.stem: f for f in sorted((Path(latentreg_fastai.__file__).parent/'bench'/'studies').glob('[!_]*.py'))}
 
 def read_experiment(
     name, # The path of a Python file, or the name of an experiment that comes with the package

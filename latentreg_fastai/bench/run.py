@@ -16,7 +16,7 @@ except ImportError: resource = None
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-import fastai,torchvision
+import fastai.callback.core,torchvision
 import latentreg_fastai
 from fastai.vision.all import *
 from fastai.callback.channelslast import ChannelsLast
@@ -35,6 +35,7 @@ from ..callback.moments import *
 from ..callback.phantom import *
 from ..callback.itra import *
 from ..callback.baselines import *
+from ..callback.settings import *
 from ..callback.varmixup import *
 from ..callback.semisup import *
 from ..callback.gan import *
@@ -210,6 +211,8 @@ methods = Registry('method', 'methods', {
     'GANMixup':      Method(GANMixup, tasks='gan'),
     'LabelSmoothing':Method(LabelSmoothingCrossEntropyFlat, tasks='classification', of_fastai=True),
     'MixUp':         Method(_mixup, of_fastai=True),
+    'WeightDecay':   Method(WeightDecay, listed=False),    # settings that any training has
+    'DropoutRate':   Method(DropoutRate, listed=False),
     'ITRA-c remedy': Method(ITRARemedy, listed=False)})
 
 # %% ../../nbs/30_bench.run.ipynb #b7fce039
@@ -238,14 +241,31 @@ measures = Registry('measure', 'measures', {
 # %% ../../nbs/30_bench.run.ipynb #4608927d
 registries = {r.variable: r for r in (datasets, networks, tasks, optimizers, methods, measures)}
 
+def _cached(f):
+    "A function with a cache, of which pickle keeps the name alone: by its code where other functions are sent so, with an empty cache"
+    by_name = f.__module__ not in {'__main__', *cloudpickle.list_registry_pickle_by_value()}
+    return f.__qualname__ if by_name else (_with_cache, (f.__wrapped__, f.cache_parameters()))
+def _with_cache(f, parameters): return functools.lru_cache(**parameters)(f)
+
+class _Pickler(cloudpickle.Pickler):
+    dispatch_table = {**cloudpickle.Pickler.dispatch_table, type(functools.lru_cache(noop)): _cached}
+    def reducer_override(self, o):
+        # fastai's `CancelFitException` and its like say that they are of fastcore, so cloudpickle would make other classes of them
+        of_fastai = isinstance(o, type) and vars(fastai.callback.core).get(o.__name__) is o
+        return (getattr, (fastai.callback.core, o.__name__)) if of_fastai else super().reducer_override(o)
+def _packed(o):
+    file = io.BytesIO()
+    _Pickler(file).dump(o)
+    return file.getvalue()
+
 def pack_added()->bytes:
     "All that was added to the registries since the import, and the folders of modules that were imported by name, pickled"
     added = {k: r.added() for k,r in registries.items()}
-    try: return cloudpickle.dumps((added,list(_folders)))
+    try: return _packed((added,list(_folders)))
     except Exception:
         for k,entries in added.items():
             for name,v in entries.items():
-                try: cloudpickle.dumps(v)
+                try: _packed(v)
                 except Exception as e: raise ValueError(f'{k}[{name!r}] cannot be sent to another process: {e}') from e
         raise
 

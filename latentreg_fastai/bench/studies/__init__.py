@@ -1,0 +1,1 @@
+"Comparisons that are known by name: `latentreg bench finetune`"
