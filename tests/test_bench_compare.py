@@ -634,3 +634,14 @@ def test_advice_with_nothing_to_say(tmp_path):
     assert written(tmp_path/'a', dict(m=[]), [bad]).advice == 'No run of the comparison has ended well.'
     assert 'nothing to compare' in written(tmp_path/'b', dict(baseline=BASE)).advice and 'nothing to compare' in written(tmp_path/'c', dict(good=GOOD)).advice
     raises(['there is no comparison in'], lambda: Comparison(tmp_path/'none'))
+
+@pytest.mark.parametrize('jobs', [1,2])
+def test_loaders_with_workers(tmp_path, jobs):
+    "As fastai's have them by default where there are cores; they run within the processes of the comparison, with the same figures"
+    def learner(seed):
+        x = torch.randn(60, 10, generator=torch.Generator().manual_seed(0))
+        items = [(a, int(a[0] > 0)) for a in x]
+        dls = DataLoaders(DataLoader(items[:40], bs=10, shuffle=True, num_workers=1), DataLoader(items[40:], bs=20, num_workers=1), device='cpu')
+        return Learner(dls, nn.Linear(10, 2), loss_func=CrossEntropyLossFlat(), metrics=error_rate)
+    result = compare(learner, lambda learn, cbs: learn.fit(1, 1e-2, cbs=cbs), dict(null=Null(1)), seeds=1, out=tmp_path/'x', jobs=jobs)
+    assert not any(map(failed, result.records)) and len(result.records) == 2

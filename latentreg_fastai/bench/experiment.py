@@ -7,7 +7,7 @@ __all__ = ['experiments', 'Grid', 'Copies', 'Together', 'as_grid', 'text_of', 'i
            'Experiment', 'Trial']
 
 # %% ../../nbs/36_bench.experiment.ipynb #2e639b8f
-import ast,inspect,sys
+import ast,inspect,multiprocessing,sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fastai.vision.all import *
@@ -212,6 +212,7 @@ class Experiment:
         set_seed(seed)
         for dl in learn.dls.loaders:
             if hasattr(dl, 'rng'): dl.rng.seed(seed)
+            if multiprocessing.current_process().daemon and hasattr(dl, 'fake_l'): dl.fake_l.num_workers = 0   # it may have no children
 
     def judge(self, learn):
         "The loader that judges"

@@ -6,7 +6,7 @@
 __all__ = ['use_device', 'recorded_run', 'run_all']
 
 # %% ../../nbs/32_bench.runner.ipynb #ee015e22
-import hashlib,traceback
+import hashlib,multiprocessing,traceback
 from filelock import FileLock,Timeout
 from joblib import Parallel,delayed,parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -67,7 +67,9 @@ def recorded_run(
 )->dict: # Its record, with `failed` and `traceback` instead of figures if it ended with an error
     "Train and measure in a worker process"
     keep_memory()
-    if added is not None: unpack_added(added)
+    if added is not None:
+        multiprocessing.set_start_method(None, force=True)   # the system's: a loader cannot start its workers in loky's way
+        unpack_added(added)
     if jobs > 1: torch.set_num_threads(min(torch.get_num_threads(), max(1, (os.cpu_count() or 1)//jobs)))
     use_device(device)
     with warnings.catch_warnings():
