@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['bare_model', 'named_layers', 'layer_names', 'get_layers', 'get_layer', 'tensors_in', 'map_tensors', 'split_tensors',
-           'prediction_of', 'text_encoders', 'in_chunks', 'Site', 'as_it_was', 'evaluating', 'untouched', 'is_compiled',
-           'within_compiled', 'Uncompiled']
+           'device_of', 'prediction_of', 'text_encoders', 'in_chunks', 'Site', 'as_it_was', 'evaluating', 'untouched',
+           'is_compiled', 'within_compiled', 'Uncompiled']
 
 # %% ../nbs/01_layers.ipynb #f78cfcde
 from fastai.basics import *
@@ -103,6 +103,12 @@ def split_tensors(
     if not isinstance(o, (Mapping,tuple,list)) or not o: return o,o
     parts = [f(p) if isinstance(p, Tensor) else split_tensors(f, p) for p in (o.values() if isinstance(o, Mapping) else o)]
     return tuple(_like(o, side) for side in zip(*parts))
+
+def device_of(
+    model:nn.Module, # A network
+)->torch.device: # Loaders may name theirs as text, or none
+    "Where the weights of `model` are"
+    return next(itertools.chain(model.parameters(), model.buffers()), torch.zeros(0)).device
 
 def prediction_of(
     out, # What a model returned
