@@ -125,7 +125,7 @@ class LatentInterpretation(Interpretation):
             dl = sampled_dl(dl)
             try:
                 if layer is not None: site = Site.named(learn.model, layer)[-1]
-                else: site = trace_layers(learn.model, first(dl)[:getattr(dl, 'n_inp', 1)]).activations()
+                else: site = trace_layers(learn.model, inputs_of(to_device(first(dl), device_of(learn.model)), dl)).activations()
             except (TypeError,ValueError) as e: raise type(e)(f'LatentInterpretation: layer={layer!r}: {e}') from None
             found = _gather(learn, site, dl, act, memory, seed)
         return cls(learn, dl, *found, site, act, memory, seed)
@@ -445,7 +445,8 @@ def interpolation(self:LatentInterpretation,
     self._labels('interpolation')
     model,lams,probs = self.learn.model,np.linspace(0, 1, points),probabilities_of('LatentInterpretation', self.learn, self._act)
     with untouched(self.learn, self.seed), no_augment(self.dl), torch.no_grad():
-        batches = [_with_labels(b[:self.dl.n_inp], b[-1], ignored_label(self.learn.loss_func)) for b in sampled_dl(self.dl, n, self.seed)]
+        loaded = (to_device(b, device_of(model)) for b in sampled_dl(self.dl, n, self.seed))
+        batches = [_with_labels(inputs_of(b, self.dl), b[-1], ignored_label(self.learn.loss_func)) for b in loaded]
         batches = [b for b in batches if len(b[1]) > 1]
         if not batches: raise ValueError('LatentInterpretation.interpolation: no batch has two samples to mix; '
                                          'take more samples, `n`, or larger batches')

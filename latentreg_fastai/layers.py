@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['bare_model', 'named_layers', 'layer_names', 'get_layers', 'get_layer', 'tensors_in', 'map_tensors', 'split_tensors',
-           'prediction_of', 'Site', 'as_it_was', 'evaluating', 'untouched', 'is_compiled', 'within_compiled',
-           'Uncompiled']
+           'device_of', 'prediction_of', 'text_encoders', 'in_chunks', 'Site', 'as_it_was', 'evaluating', 'untouched',
+           'is_compiled', 'within_compiled', 'Uncompiled']
 
 # %% ../nbs/01_layers.ipynb #f78cfcde
 from fastai.basics import *
@@ -104,6 +104,12 @@ def split_tensors(
     parts = [f(p) if isinstance(p, Tensor) else split_tensors(f, p) for p in (o.values() if isinstance(o, Mapping) else o)]
     return tuple(_like(o, side) for side in zip(*parts))
 
+def device_of(
+    model:nn.Module, # A network
+)->torch.device: # Loaders may name theirs as text, or none
+    "Where the weights of `model` are"
+    return next(itertools.chain(model.parameters(), model.buffers()), torch.zeros(0)).device
+
 def prediction_of(
     out, # What a model returned
 ): # A tensor, or `out` itself where there is none
@@ -113,6 +119,24 @@ def prediction_of(
         t = out.get(k) if isinstance(out, Mapping) else getattr(out, k, None)
         if isinstance(t, Tensor): return t
     return next((t for t in tensors_in(out) if t.ndim), out)
+
+# %% ../nbs/01_layers.ipynb #9d652973
+def text_encoders(
+    model:nn.Module, # A network
+)->list: # Modules
+    "The `SentenceEncoder`s of fastai's text classifiers in `model`"
+    return [m for m in model.modules() if type(m).__name__ == 'SentenceEncoder']
+
+def in_chunks(
+    encoders:list, # From `text_encoders`
+    xb:tuple, # A batch of inputs
+)->str: # What happens, and what to do, for a message; `''` where all texts are taken whole
+    "Does one of `encoders` take the texts of a batch in chunks?"
+    longest = max((t.shape[1] for t in tensors_in(xb) if t.ndim > 1), default=0) if encoders else 0
+    short = [m.bptt for m in encoders if m.bptt < longest]
+    if not short: return ''
+    return (f"fastai's SentenceEncoder takes texts that are longer than its bptt, {min(short)}, in chunks, wants rows sorted by length for it, "
+            f'and leaves rows out of some: let it be as long as they are, {longest} (text_classifier_learner(dls, ..., seq_len={longest}))')
 
 # %% ../nbs/01_layers.ipynb #f3998a83
 class Site:

@@ -23,7 +23,8 @@ class PixelSpace:
     def __init__(self,
         dl, # A loader of images
     ):
-        norms = [f for f in Pipeline(getattr(dl, 'after_batch', None)).fs if isinstance(f, Normalize)]
+        tfms = getattr(dl, 'after_batch', None)          # of a plain loader a function
+        norms = [f for f in (tfms.fs if isinstance(tfms, Pipeline) else [tfms]) if isinstance(f, Normalize)]
         self.mean,self.std = ((t.as_subclass(Tensor) for t in (norms[0].mean,norms[0].std)) if norms else (None,None))
 
     def to(self, x):
@@ -234,7 +235,8 @@ def robustness(
     f = lambda x: probs(learn.model(space.back(x)))
     changes,rows = _changes(f, names, eps, steps, unbounded, levels),[]
     with untouched(learn, seed), no_augment(dl):
-        with torch.no_grad(): batches = [(space.to(x),y) for x,y in (_check_images(b, learn) for b in sampled_dl(dl, n, seed)) if len(y)]
+        loaded = (to_device(b, device_of(learn.model)) for b in sampled_dl(dl, n, seed))   # plain loaders leave it to fastai's learner
+        with torch.no_grad(): batches = [(space.to(x),y) for x,y in (_check_images(b, learn) for b in loaded) if len(y)]
         if not batches: raise ValueError('robustness: there are no samples with a label')
         used = sum(len(y) for _,y in batches)
         if hasattr(learn, 'progress'): changes = progress_bar(changes, leave=False)

@@ -198,6 +198,8 @@ class SignalPass:
         self.wrapped = False                             # did anything run within torch.func?
         xb = _leaves(xb)
         self._n = _rows(xb)
+        encoders = [e for e in text_encoders(self.model) if in_chunks([e], xb)]
+        self._chunked,self._why = {m for e in encoders for m in e.modules()} - {*encoders},in_chunks(encoders, xb)
         self._follow = follow = _Follow(xb, floats)
         with _inspecting(self.model, self._n), ExitStack() as hooks:
             for n,m in {m: (n,m) for n,m in reversed(named_layers(self.model).items()) if n or _is_leaf(m)}.values():
@@ -268,7 +270,7 @@ def _leave(self:SignalPass, name, m, args, out):
     new = self._own(out, {})
     i,blind = sum(r.module is m for r in self.layers),not torch.is_grad_enabled()
     rec = LayerPass(name, m, i, self._side(new), self._open.pop(), blind)
-    rec.out.sortable = rec.inp.sortable = not _rows_lie_second(m)
+    rec.out.sortable = rec.inp.sortable = not _rows_lie_second(m) and m not in self._chunked
     self.layers.append(rec)
     return new
 
@@ -379,6 +381,7 @@ def passes(self:SignalPass,
 )->list: # Of `LayerPass`
     "The passes through the layer of `site`. Raises `ValueError` where there are none"
     found = [r for r in self.layers if r.module is site.module and site.at in (None,r.i)]
+    if found and site.module in self._chunked: raise ValueError(f'{site} sees parts of texts: {self._why}. Or else: {self.would_do()}')
     if found: return found
     raise ValueError(f'the forward pass never reached {site}; {self.would_do()}')
 

@@ -58,8 +58,6 @@ def vae_loss(
     return F.mse_loss(rec, x) + weight*mmd(z, torch.randn_like(z), squared=True)
 
 # %% ../nbs/19_vae.ipynb #fc6c113f
-def _inputs(dl): return dl.one_batch()[:dl.n_inp]
-
 def _shown(x):
     "An image whose values are stretched to [0, 1], in colours"
     x = x.detach().float().cpu().as_subclass(Tensor)
@@ -91,7 +89,7 @@ def fit_vae(
     **kwargs # For `MMDVAE`: dim, width
 )->nn.Module: # The VAE, in evaluation mode
     "Train a variational autoencoder on the images of `dls`; the loaders and all random states are left as they were"
-    with no_random(seed): x,*more = _inputs(sampled_dl(dls.valid, max(show, 2), seed))
+    with no_random(seed): x,*more = inputs_of(sampled_dl(dls.valid, max(show, 2), seed).one_batch(), dls.valid)
     if more or not isinstance(x, Tensor):
         raise TypeError(f'fit_vae: one input is needed, a batch of images, not {len(more)+1}, the first a {type(x).__name__}')
     if x.ndim != 4 or not x.is_floating_point():

@@ -133,6 +133,15 @@ def test_n_classes_of_the_new(name):
         new_learner(dls=items_dls(Silent())).fit(1, cbs=DisturbLabel(n_classes=3))
     else: refused([cls_of(name), 'labels run from 0 to 2', '2 classes, 0 to 1', 'n_classes'], new_learner(dls=items_dls(Silent())), NEW[name](n_classes=2), trained=True)
 
+@pytest.mark.parametrize('n_classes', [None,2])
+def test_disturbed_labels_are_no_floats(n_classes):
+    "Of a binary learner whose loss takes floats this is said, whatever is known of the number of classes"
+    x,y = data()
+    items = list(zip(x, (y > 0).float()))
+    learn = new_learner(model=nn.Sequential(nn.Flatten(), nn.Linear(64,1), nn.Flatten(0)), metrics=[], loss_func=nn.BCEWithLogitsLoss(),
+                        dls=DataLoaders(DataLoader(items, bs=8), DataLoader(items, bs=8), device='cpu'))
+    refused(['DisturbLabel', 'one integer label a sample', 'float32 targets of shape (8,)'], learn, DisturbLabel(n_classes=n_classes), TypeError)
+
 @among('ITRA', 'CenterLoss')
 def test_labels_out_of_range(name):
     x,y = data()

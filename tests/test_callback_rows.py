@@ -117,6 +117,35 @@ def test_the_hint_about_long_texts_helps():
     text_learner(lengths, seq_len=max(lengths)).fit(1, 1e-3, cbs=PhantomEmbedding())
     assert int(re.search(r'seq_len=(\d+)', said)[1]) in lengths
 
+LONG = [10*(1+5*i%6) for i in range(24)]   # lengths of texts, those of each batch of 8 from 10 to 60
+
+def test_long_texts_are_mixed_behind_the_encoder():
+    "By default at what leaves `SentenceEncoder`, row by row as computed here, whatever the order of the batches; and the warning says how to mix deeper"
+    for shuffle in (True,False):
+        learn,cb,seen = text_learner(LONG, seq_len=10, shuffle=shuffle),ManifoldMixup(),[]
+        def check(l):
+            with torch.no_grad(): outs,mask = l.model[0](l.x)
+            pred = l.model[1]((cb.lam*outs + (1-cb.lam)*torch.cat([outs[-cb.shift:], outs[:-cb.shift]]), mask))[0]
+            seen.append((str(cb.site), torch.allclose(pred, l.pred, atol=1e-4)))
+        learn.remove_cbs([c for c in learn.cbs if c.name == 'rnn_regularizer'])
+        with pytest.warns(UserWarning, match='only what leaves 0 is mixed.*seq_len=60'): learn.fit(2, 1e-3, cbs=[cb, Probe(run_valid=False, after_loss=check)])
+        assert set(seen) == {('0',True)} and len(seen) == 6
+
+WITHIN = {   # callbacks at a place within the encoder, and one that brings more texts
+    'mixing': lambda: ManifoldMixup(layers='0.module.encoder_dp'), 'class-wise': lambda: VarianceRegularizer(layer='0.module.rnns.0'),
+    'class-blind': lambda: VarianceRegularizer(layer='0.module.encoder_dp', classwise=False), 'centres': lambda: CenterLoss(layer='0.module.encoder_dp:input'),
+    'phantom': lambda: PhantomEmbedding(layer='0.module.encoder_dp', source='batch'), 'monitor': lambda: LatentMonitor(layer='0.module.encoder_dp'),
+    'semi-supervised': lambda: SemiSupervisedMixup([torch.randint(2, 30, (8,60))]*3, rampup=0)}
+
+@pytest.mark.parametrize('name,lengths', [*[(k, LONG) for k in WITHIN], *[(k, [10]*8 + LONG) for k in ('mixing','class-wise','class-blind')]])
+def test_places_within_the_encoder_of_long_texts_are_refused(name, lengths):
+    "In the first batch that has them, whether it is the first of the fit or not"
+    learn = text_learner(lengths, seq_len=10, shuffle=False)
+    rest = sorted(range(len(lengths)-24, len(lengths)), key=lambda i: -lengths[i])
+    learn.dls.train.get_idxs = lambda: [*range(len(lengths)-24), *rest[::3], *rest[1::3], *rest[2::3]]   # the short texts first, if there are any
+    cb = WITHIN[name]()
+    raises([type(cb).__name__, 'SentenceEncoder', 'bptt, 10', 'seq_len=60'], lambda: learn.fit(1, 1e-3, cbs=cb))
+
 @pytest.mark.parametrize('dtype', [torch.uint8,torch.int8,torch.int16,torch.int32])
 @each
 def test_labels_of_any_integer_type(name, dtype):

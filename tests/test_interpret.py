@@ -556,6 +556,24 @@ def test_interpolation_by_hand(val_bs, used):
     close(got.iloc[[0,-1]].to_numpy(), plain, eps=1e-6)                               # at the ends nothing is mixed
     if val_bs == 2: close(got.to_numpy(), got.to_numpy()[::-1], eps=1e-6)             # each is the other's partner: λ and 1−λ are the same pairs
 
+class Sum(Module):
+    "Of two inputs"
+    def __init__(self): self.a,self.b,self.head = nn.Linear(5,4),nn.Linear(3,4),nn.Linear(4,3)
+    def forward(self, a, b): return self.head((self.a(a) + self.b(b)).relu())
+
+@pytest.mark.parametrize('two', [False,True], ids=['one input','two inputs'])
+def test_plain_loaders(two):
+    "Of fastai's own loader over a list of items all but the last are inputs, as fastai's learner has it"
+    set_seed(0)
+    xb,y,model = [torch.randn(24,5),torch.randn(24,3)][:1+two],torch.arange(24) % 3,Sum() if two else nn.Sequential(nn.Linear(5,4), nn.ReLU(), nn.Linear(4,3))
+    plain = DataLoaders(*[DataLoader(list(zip(*xb, y)), bs=8)]*2, device='cpu')
+    items = TensorItems(*xb, y, vocab=range(3))
+    known = DataLoaders(*[TensorDL(items, bs=8)]*2, device='cpu')
+    a,b = (LatentInterpretation.from_learner(new_learner(model=model, dls=d)) for d in (plain,known))
+    assert torch.equal(a.features, b.features) and str(a.site) == str(b.site) and torch.equal(a.targets, b.targets)
+    pd.testing.assert_frame_equal(a.interpolation(points=3), b.interpolation(points=3))
+    assert len(a.plot_interpolation(points=3).lines) == len(b.interpolation(points=3).columns)
+
 @pytest.mark.parametrize('layers,places', [(None,['input','2','4']), ('3',['input','3']), (['1','4'],['input','1','4']), (nn.Linear,['input','1','3','5']), ('5:input',['input','5:input']), ([],['input'])], ids=plain)
 def test_interpolation_at_any_place(layers, places):
     i = tiny_interp()

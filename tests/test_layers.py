@@ -94,8 +94,13 @@ def test_text():
     model = get_text_classifier(AWD_LSTM, 50, 3, seq_len=10, config={**awd_lstm_clas_config(), 'emb_sz': 12, 'n_hid': 12, 'n_layers': 2})
     for p in model[0].parameters(): p.requires_grad_(False)    # as a frozen language model
     x = torch.randint(2, 50, (4,14))
-    sites = mixing_sites(model, (x,))
-    assert names(sites) == ['0.module.encoder_dp','0']    # the embeddings, chunk by chunk, and the encoder's output
+    assert names(mixing_sites(model, (x[:,:10],))) == ['0.module.encoder_dp','0']    # the embeddings, and the encoder's output
+    assert names(mixing_sites(model, (x,))) == ['0']           # in the encoder, long texts pass in chunks, without some of the rows
+    for layer in ('0.module.encoder_dp','0.module.rnns.0'):
+        with pytest.raises(ValueError, match='SentenceEncoder.*seq_len=14'): mixing_sites(model, (x,), layer)
+        with pytest.raises(ValueError, match='SentenceEncoder.*seq_len=14'): trace_layers(model, (x,)).reading(Site.named(model, layer)[-1])
+    passes = latent_layers(model, x).passes
+    assert passes['0'] and not passes['0.module.encoder_dp']
     assert not any(p.requires_grad for p in model[0].parameters())
 
 def awd_lstm_clas_config():

@@ -264,6 +264,18 @@ def test_normalize_that_does_not_act():
     model = small_cnn()
     assert_table(robustness(learner(dls, model), **FAST), robustness(learner(pixel_dls(x, y), model), **FAST))
 
+def plain_dls(x, y, **kwargs):
+    "fastai's own loader over a list of items, which knows neither transforms nor inputs"
+    items = list(zip(x.as_subclass(Tensor), y))
+    return DataLoaders(*[DataLoader(items, bs=50, **kwargs)]*2, device='cpu')
+
+def test_plain_loaders():
+    (x,y),model = real(),small_cnn()
+    assert_table(robustness(learner(plain_dls(x, y), model), **FAST), robustness(learner(pixel_dls(x, y), model), **FAST))
+    norm = Normalize.from_stats(*STATS[1], cuda=False)
+    space = PixelSpace(DataLoader([1], after_batch=norm))
+    assert torch.equal(space.mean, norm.mean) and torch.equal(space.std, norm.std)
+
 # The learner is left as it was
 
 def state_of(learn):

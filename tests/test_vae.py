@@ -64,6 +64,15 @@ def test_an_autoencoder_for_other_images():
     raises(['fit_vae', 'Torchs', '(1, 8, 8)'], lambda: fit_vae(dls, 1, vae=Torchs(), show=0), TypeError)
     raises(['fit_vae', 'Linear', 'latent code'], lambda: fit_vae(dls, 1, vae=nn.Linear(8, 8), show=0), TypeError)
 
+def test_fit_vae_with_plain_loaders():
+    "fastai's own loader over a list of items: the images are those of its batches"
+    x,y = data()
+    items = list(zip(x, y))
+    a,b = (fit_vae(DataLoaders(cls(items, bs=8), cls(items[:8], bs=8), device='cpu'), 1, show=0, width=4, dim=3) for cls in (DataLoader,TfmdDL))
+    assert same(a.state_dict(), b.state_dict())
+    two = DataLoaders(*[DataLoader([(a,a,b) for a,b in items], bs=8)]*2, device='cpu')
+    raises(['fit_vae', 'one input', '2'], lambda: fit_vae(two, 1, show=0), TypeError)
+
 def test_fit_vae_of_two_inputs():
     x,y = data()
     raises(['fit_vae', 'one input', '2'], lambda: fit_vae(tensor_dls((x,x,y), (x,x,y), bs=8, device='cpu'), 1, show=0), TypeError)

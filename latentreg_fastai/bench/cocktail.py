@@ -12,6 +12,7 @@ from fastai.vision.all import *
 from fastai.callback.tracker import TrackerCallback
 from ..checks import *
 from ..layers import *
+from ..data.load import *
 from ..targets import *
 from ..signal import *
 from ..viz import *
@@ -33,7 +34,7 @@ def ingredients(
 )->tuple: # Label: `Grid`; label: why it is there
     "Methods that suit the task of `learn`, each with a small grid"
     classes,entropy = are_classes(learn.dls, learn.loss_func),is_loss(learn.loss_func, (nn.CrossEntropyLoss,F.cross_entropy))
-    xb = to_device(learn.dls.train.one_batch(), learn.dls.device)[:getattr(learn.dls.train, 'n_inp', 1)]
+    xb = inputs_of(to_device(learn.dls.train.one_batch(), device_of(learn.model)), learn.dls.train)
     places = latent_layers(learn.model, *xb).default.drop('input', errors='ignore').str.cat(sep=', ')   # what can be read or mixed here
     alpha,strong,res = (.2,1.),(.2,.6,1.5),{}
     def add(k, why, make, **kwargs): res[k] = Grid(make, **kwargs),why

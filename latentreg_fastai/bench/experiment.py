@@ -15,6 +15,7 @@ from ..layers import *
 from ..checks import *
 from ..targets import *
 from ..metrics import *
+from ..data.load import *
 from ..data.groups import *
 from .run import *
 
@@ -253,13 +254,10 @@ def _beginning(self:Experiment, learn, seed):
     with no_random(seed):
         b = to_cpu(learn.dls.train.one_batch())
         self.seed(learn, seed)
-        xb = to_device(b[:getattr(learn.dls.train, 'n_inp', 1)], _device_of(learn))
+        xb = to_device(inputs_of(b, learn.dls.train), device_of(learn.model))
         with as_it_was(learn.model.train()), torch.no_grad(): out = learn.model(*L(xb))
     return weights,[t.cpu() for t in tensors_in(b)],[t.cpu() for t in tensors_in(out)]
 
-def _device_of(learn):
-    "Where the model is: loaders may name their device as text, or none"
-    return next(itertools.chain(learn.model.parameters(), learn.model.buffers()), tensor(0)).device
 
 def _same(a, b):
     "Of weights, batches and outputs: are they equal? Tensors of other shapes are not"
@@ -289,7 +287,7 @@ class _Stopwatch(Callback):
     def before_train(self): self._now = time.perf_counter()
     def after_batch(self): self.steps,self.seen = self.steps+1,self.seen + (find_bs(self.xb) if len(self.xb) else 0)
     def after_train(self):
-        if (d := _device_of(self.learn)).type == 'cuda': torch.cuda.synchronize(d)
+        if (d := device_of(self.learn.model)).type == 'cuda': torch.cuda.synchronize(d)
         self.seconds += time.perf_counter() - self._now
 
 @patch
@@ -328,7 +326,7 @@ def trial(self:Experiment,
     measures = self.measures if trial.stage == 'test' and trial.scale is None else {}
     return {**trial, **figures, **{k: for_record(f'measures[{k!r}]', f(learn)) for k,f in measures.items()},
             'step_ms': step_ms, 'steps': watch.steps, 'images_s': watch.seen/watch.seconds, 'memory_mb': peak.mb(),
-            'seconds': time.perf_counter()-start, 'device': device_name(_device_of(learn)), 'threads': torch.get_num_threads(),
+            'seconds': time.perf_counter()-start, 'device': device_name(device_of(learn.model)), 'threads': torch.get_num_threads(),
             'versions': versions()}
 
 @patch
@@ -354,7 +352,8 @@ def _names(learn): return ['valid_loss', *map(metric_name, learn.metrics)]
 def _has_probabilities(learn):
     "Does the model give one score for each class of a sample?"
     if not are_classes(learn.dls, learn.loss_func): return False
-    b,n = to_device(learn.dls.valid.one_batch(), _device_of(learn)),getattr(learn.dls.valid, 'n_inp', 1)
+    b = to_device(learn.dls.valid.one_batch(), device_of(learn.model))
+    n = len(inputs_of(b, learn.dls.valid))
     with untouched(learn), torch.no_grad(): pred = prediction_of(learn.model(*b[:n]))
     if len(b) != n+1 or not (isinstance(pred, Tensor) and isinstance(b[n], Tensor)): return False
     labels = len(b[n]) == b[n].numel() == len(pred) and not b[n].is_floating_point()

@@ -89,12 +89,13 @@ class DisturbLabel(LayerCallback):
         self.check_classes('it')
         if self.K is not None: return
         try: y = labels_of(self.dls.train)
-        except ValueError: raise self.error('the number of classes is not known from the data loaders: give `n_classes`') from None
+        except ValueError: return                         # the first batch tells whether there are labels at all
         self.K = int(y[y != self.no_label].max(initial=0)) + 1
 
     def before_batch(self):
         if self.p == 0 or not len(self.yb): return
         self.check_labels(self.yb[0], 'it')
+        if self.K is None: raise self.error('the number of classes is not known from the data loaders: give `n_classes`')
         y = self.yb[0]
         self._seen.append(y)
         if self.K > (2 if y.dtype == torch.bool else torch.iinfo(y.dtype).max + 1): y = y.long()

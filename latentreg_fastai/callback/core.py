@@ -470,7 +470,9 @@ def check_loss(self:LayerCallback,
 @patch
 def check_rows(self:LayerCallback, site, z, n):
     "Refuse features that have not one row a label"
-    if len(z) != n: raise self.error(f'{site} gives {len(z)} rows for {n} labels: choose a `layer` with one row a sample')
+    if len(z) == n: return
+    why = in_chunks(text_encoders(self.model), self.xb) or 'choose a `layer` with one row a sample'
+    raise self.error(f'{site} gives {len(z)} rows for {n} labels: {why}')
 
 @patch
 def check_reached(self:LayerCallback,

@@ -182,7 +182,9 @@ class LayerMixing(MixingCallback):
             except (TypeError,ValueError) as e: raise self.error(f'layers={self.eligible!r}: {e}', type(e)) from None
             self._new = True
             if self.eligible in (None,'all') and len(self._sites) == self.input_mixup:
-                warn(f'{self.name}: no layer was found where all of the signal passes, so the input alone is mixed; '
+                why = in_chunks(text_encoders(self.model), self.xb)
+                warn(f'{self.name}: only what leaves {self._sites[0]} is mixed, and nothing before it: {why}' if why and self._sites else
+                     f'{self.name}: no layer was found where all of the signal passes, so the input alone is mixed; '
                      'see latent_layers(model, *xb)')
         return self._sites[self._below(len(self._sites))]
 
@@ -206,7 +208,9 @@ class LayerMixing(MixingCallback):
 
     def check_mixable(self, site, z, n):
         "Refuse a place that has not one floating row a sample"
-        if len(z) != n: raise self.error(f'{site} gives {len(z)} rows for a batch of {n}: choose `layers` with one row a sample')
+        if len(z) != n:
+            why = in_chunks(text_encoders(self.model), self.xb) or 'choose `layers` with one row a sample'
+            raise self.error(f'{site} gives {len(z)} rows for a batch of {n}: {why}')
         if z.is_floating_point(): return
         raise self.error(f'{site} holds {str(z.dtype)[6:]}, which cannot be mixed: choose other `layers`', TypeError)
 

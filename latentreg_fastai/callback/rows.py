@@ -39,13 +39,18 @@ class MoreRows(LayerCallback):
 
     def setup(self):
         super().setup()
-        self._on,self._looked = self.owner.is_on,False
+        self._on,self._looked,self._encoders = self.owner.is_on,False,text_encoders(get_model(self.model))
         if self._on: self.owner.check_data()              # before its loader is made
         for cb in self.learn.cbs if self._on else ():
             if isinstance(cb, MoreRows) and cb is not self and cb.owner.is_on:
                 self.owner.refuse(cb.owner, f'adds rows to the batch too; {self.instead}')
             if isinstance(cb, MixHandler) or (getattr(cb, 'mixes_rows', False) and cb is not self.owner):
                 self.owner.refuse(cb, f'would mix rows that belong apart; {self.instead}')
+
+    def check_texts(self, or_else=''):
+        "More rows would not be sorted by length, as long texts must be"
+        why = in_chunks(self._encoders, self.xb)
+        if why: raise self.owner.error(f'with rows beside the batch, texts must be taken whole: {why}{or_else}')
 
     def before_batch(self):
         if not self._on or not len(self.yb): return
@@ -88,11 +93,6 @@ def after_loss(self:MoreRows):
     self.owner.check_loss('it would cover the rows beside the batch')
     self._looked = True
 
-# %% ../../nbs/04_callback.rows.ipynb #7de4bc72
-def longest_text(model):
-    "The length up to which rows of text may come in any order: fastai's `SentenceEncoder` wants longer ones sorted"
-    return min((m.bptt for m in model.modules() if type(m).__name__ == 'SentenceEncoder'), default=math.inf)
-
 # %% ../../nbs/04_callback.rows.ipynb #37ff5219
 class LoadedRows(MoreRows):
     "More rows, which are loaded beside the batch"
@@ -110,7 +110,6 @@ class LoadedRows(MoreRows):
     def setup(self):
         super().setup()
         self._base = self._loader = None
-        self._longest = longest_text(get_model(self.model))
 
     def before_train(self):
         super().before_train()
@@ -131,7 +130,7 @@ class LoadedRows(MoreRows):
         self.rows_out = self.n_own*self.per_sample
         if self.n_own*size != total:
             raise self.owner.error(f'a batch of {total} rows does not hold groups of {size}: its loader leaves out items')
-        if self._longest < math.inf: self._check_texts()
+        self.check_texts(', or take another `source=`')
         n_inp,(own,more) = len(self.xb),self._loader.part_batch((*self.xb,*self.yb), self.n_own)
         self.learn.xb,self.learn.yb,self.inputs,self.targets = own[:n_inp],own[n_inp:],more[:n_inp],more[n_inp:]
 
@@ -142,15 +141,6 @@ class LoadedRows(MoreRows):
     def after_pred(self):
         super().after_pred()
         if self.inputs and not self.joins: self.owner.see_also(*self.inputs)
-
-# %% ../../nbs/04_callback.rows.ipynb #dc3b51a7
-@patch
-def _check_texts(self:LoadedRows):
-    longest = max((t.shape[1] for t in tensors_in(self.xb) if t.ndim > 1), default=0)
-    if self._longest >= longest: return
-    raise self.owner.error("fastai's SentenceEncoder takes rows to be sorted by length where texts are longer than its bptt, "
-                            f'{self._longest}, and more rows would not be: let it be as long as they are, {longest} '
-                            f'(text_classifier_learner(dls, ..., seq_len={longest})), or take another `source=`')
 
 # %% ../../nbs/04_callback.rows.ipynb #da0ac45c
 class BroughtRows(MoreRows):
@@ -166,6 +156,7 @@ class BroughtRows(MoreRows):
     def find_rows(self, total):
         self.n_own,self.inputs = total,self.bring() if self.owner.acts_in(self.iter) else ()
         self._check_brought()
+        if self.inputs: self.check_texts()
         if self.inputs: self.inputs = map_tensors(lambda m,a: m.to(a), self.inputs, self.xb)   # their device and precision
         self.rows_in = self.rows_out = total + (find_bs(self.inputs) if self.inputs else 0)
 

@@ -248,6 +248,8 @@ class LatentCallback(WeightedTerm):
     def value(self):
         self.check_reached(self.site)
         zs,self._zs = self._zs,None
+        if len({len(z) for z in zs}) > 1 and (why := in_chunks(text_encoders(self.model), self.xb)):
+            raise self.error(f'{self.site} sees parts of texts: {why}')
         terms = [self.check_scalar('penalty', self.penalty(*self._inputs(z))) for z in zs]
         if any(z.requires_grad and not t.requires_grad for z,t in zip(zs, terms)):
             raise self.error('`penalty` returned a number that is cut off from the features, from which nothing would be learnt: '
