@@ -49,9 +49,13 @@ def test_one_seed_and_none():
     assert all(math.isnan(one[k]) for k in ('gain_sd','low','high','p')) and all(math.isnan(none[k]) for k in ('gain','low','high','p'))
 
 def test_no_spread():
-    "The same difference in every seed is certain, no difference is none"
+    "The same difference in every seed leaves no spread to judge it by: the sign test of scipy; no difference is none"
+    from scipy.stats import binomtest
     same,less = paired([3.]*5, [3.]*5),paired([3.]*5, [2.]*5)
-    assert (same['p'],same['gain'],same['wins']) == (1.,0.,0) and (less['p'],less['low'],less['high'],less['wins']) == (0.,1.,1.,5)
+    assert (same['p'],same['gain'],same['wins']) == (1.,0.,0) and math.isnan(less['low']) and math.isnan(less['high']) and less['wins'] == 5
+    assert less['p'] == binomtest(5, 5).pvalue == .0625 and paired([3.]*9, [2.]*9)['p'] == binomtest(9, 9).pvalue
+    rounded = np.float32([10.1,11.2,12.3,13.4,14.5])     # as errors are that come from single precision
+    assert paired(rounded, rounded - np.float32(.25))['p'] == .0625
 
 def test_a_missing_error_is_no_proof():
     p = paired([3.,3.,3.,3.,math.nan], [2.,1.,2.,1.,2.])

@@ -51,17 +51,19 @@ class Comparison(Report):
         "The table for a reader"
         if not self.tables: return pd.DataFrame()
         t,e = show_table(self.tables[None]),self.at_equal_cost
-        if len(e): t['gain at equal cost'] = [_gain_at_cost(e.loc[m]) if m in e.index else '' for m in t.index]
-        return t
+        if len(e): t['gain at equal cost'] = [self._gain_at_cost(e.loc[m]) if m in e.index else '' for m in t.index]
+        used = [r['memory_mb'] for r in self.test[None] if r['method'] == 'baseline' and not failed(r)]
+        return t if used and np.median(used) > 50 else t.drop(columns='memory', errors='ignore')   # else it is that of the first run alone
 
     @property
     def choices(self)->pd.DataFrame:
         "What was tried on held-out data, and what was taken"
-        rows,mine = [],[r for r in self.records if r.get('stage') == 'strength' and r['held_out'] == self.about['held_out']]
+        rows,d = [],decimals_of(self.tables[None]) if self.tables else 2
+        mine = [r for r in self.records if r.get('stage') == 'strength' and r['held_out'] == self.about['held_out']]
         for m in dict.fromkeys(r['method'] for r in mine):
             of = {}
             for r in mine:
-                if r['method'] == m: of.setdefault(json.dumps(r['args']), []).append('failed' if failed(r) else f"{r['error']:.2f}")
+                if r['method'] == m: of.setdefault(json.dumps(r['args']), []).append('failed' if failed(r) else f"{r['error']:.{d}f}")
             best = self.about.get('chosen', {}).get(m)
             rows.append(dict(method=m, tried='; '.join(f"{args_text(json.loads(a))}: {', '.join(es)}" for a,es in of.items()),
                              taken='' if best is None else args_text(best)))
@@ -77,9 +79,15 @@ class Comparison(Report):
     def _repr_markdown_(self): return self._said(markdown_table)
     def __repr__(self): return self._said(pd.DataFrame.to_string)
 
-def _gain_at_cost(r):
-    interval = '' if math.isnan(r.low_cost) else f' ({r.low_cost:.2f} to {r.high_cost:.2f})'
-    return f'{r.gain_cost:.2f}{interval}, ×{r.cost:g}'
+@patch
+def _gain_at_cost(self:Comparison, r):
+    "The gain over a baseline that trains longer, with how long it really trained where `fit` rounds that away"
+    d = decimals_of(self.tables[None])
+    interval = '' if math.isnan(r.low_cost) else f' ({r.low_cost:.{d}f} to {r.high_cost:.{d}f})'
+    steps = {(x['seed'],x.get('scale')): x['steps'] for x in self.test[None] if x['method'] == 'baseline' and not failed(x)}
+    really = np.median([n/steps[s,None] for (s,c),n in steps.items() if c == r.cost and (s,None) in steps] or [r.cost])
+    other = '' if abs(really-r.cost) <= .05*r.cost else f' that trained ×{really:.2f}'
+    return f'{r.gain_cost:.{d}f}{interval}, ×{r.cost:g}{other}'
 
 # %% ../../nbs/39_bench.compare.ipynb #983e0d55
 def _listed(names): return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
@@ -95,10 +103,11 @@ def advice(self:Comparison)->str:
                                  self._on_edges(), cocktail_advice(self.records, self.test[None])]))
 
 def _verdict(t, rest):
-    unit = f" {t.figure.iloc[0]}" if 'figure' in t else ' points'
+    unit,d = f" {t.figure.iloc[0]}" if 'figure' in t else ' points',decimals_of(t)
     def said(m):
         r = rest.loc[m]
-        return f'{m} by {abs(r.gain):.2f}{unit} ({r.low:.2f} to {r.high:.2f}, {int(r.wins)} of {int(r.pairs)} seeds)'
+        interval = '' if math.isnan(r.low) else f'{r.low:.{d}f} to {r.high:.{d}f}, '
+        return f'{m} by {abs(r.gain):.{d}f}{unit} ({interval}{int(r.wins)} of {int(r.pairs)} seeds)'
     sure = rest[rest.p_holm < .05]
     better,worse = sure[sure.gain > 0].sort_values('gain', ascending=False),sure[sure.gain < 0]
     parts = []
@@ -131,7 +140,7 @@ def _on_cost(self:Comparison, rest):
         r = e.loc[m]
         kept = 'is still better' if r.gain_cost > 0 and r.p_cost < .05 else 'is not better beyond chance'
         parts.append(f'A step of {m} takes {r.time:.2f} times as long; beside a baseline that trains {r.cost:g} times as long it {kept} '
-                     f'({_gain_at_cost(r)}).')
+                     f'({self._gain_at_cost(r)}).')
     return ' '.join(parts)
 
 @patch
@@ -211,8 +220,12 @@ def compare(
         check_choice('compare', 'methods', given, list(suggest))
         methods,why = suggest[given](Experiment(learner, fit, {}).start(seeds[0]))
         combine,notes = combine or given == 'cocktail',[f'{m} is tried because {w}.' for m,w in why.items()]
-        print(*notes, sep='\n')
     exp = Experiment(learner, fit, methods, metric, test, held_out, measures)
+    if isinstance(given, str) and combine is False:
+        for m,said in refused_methods(exp, seeds[0]).items():
+            del exp.methods[m]
+            notes = [o for o in notes if not o.startswith(f'{m} is tried')] + [f'{m} cannot be used here: {said}']
+    print(*notes, sep='\n', end='\n'*bool(notes))
     mix = Cocktail(exp, None if combine is True else combine, suggested=isinstance(given, str)) if combine is not False else None
     name = folder.resolve().name
     about = dict(title=title or name, name=name, seeds=seeds, held_out=exp.held_out, methods={k: g.text() for k,g in exp.methods.items()},

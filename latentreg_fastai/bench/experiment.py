@@ -7,7 +7,7 @@ __all__ = ['experiments', 'Grid', 'Copies', 'Together', 'as_grid', 'text_of', 'i
            'Experiment', 'Trial']
 
 # %% ../../nbs/36_bench.experiment.ipynb #2e639b8f
-import ast,inspect,multiprocessing,sys
+import ast,inspect,multiprocessing,sys,tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fastai.vision.all import *
@@ -315,7 +315,9 @@ def trial(self:Experiment,
     if loss is not None: learn.loss_func = loss
     self.seed(learn, trial.seed)
     longer = {} if trial.scale is None else dict(scale=trial.scale)
-    with learn.no_bar(), learn.no_logging(): self.fit(learn, [*cbs, watch], **longer)
+    with tempfile.TemporaryDirectory() as d:             # for what it saves: other trainings have files of the same names
+        learn.model_dir = Path(d)
+        with learn.no_bar(), learn.no_logging(): self.fit(learn, [*cbs, watch], **longer)
     if not watch.steps:
         raise ValueError('compare: `fit` trained without the callbacks that it was given: pass them on, as in '
                          '`learn.fit_one_cycle(5, cbs=cbs)`')

@@ -191,15 +191,20 @@ def costs_of(
 
 @patch
 def _that_fit(self:Plan, rows, best, seeds):
-    "Those of `rows` for which there is time for all of `seeds`, and at least half of the methods: later rounds know more of them"
+    """Those of `rows` for which there is time for all of `seeds`; but half of the methods at least, since later rounds know more of them,
+    if one can still be trained with all"""
     done,rows = set(map(run_key, read_records(self.file))),list(rows)
     runs = {m: sum(self.trial(m, s, best.get(m)).key not in done for s in seeds) for m in rows}
     need = {m: n and n*self.budget.cost(self.trial(m, 0, best.get(m))) for m,n in runs.items()}
     error = {m: {r['seed']: r['error'] for r in self.records('test') if not failed(r) and row_of(r) == m} for m in rows}
     sign = 1 if any(r.get('higher') for r in self.records('test')) else -1
     gain = lambda m: np.mean([sign*(e - error['baseline'][s]) for s,e in error[m].items() if s in error['baseline']] or [-math.inf])
-    least = 1 + len(rows)//2                             # of n methods and the baseline
-    while len(rows) > max(2, least) and sum(need[m] for m in rows) > self.budget.left and any(need[m] for m in rows[1:]):
+    def enough():                                        # for these in the next seed, and the baseline and the best in all
+        top,later = max(rows[1:], key=gain),lambda m: need[m]*(1 - 1/max(1, runs[m]))
+        return sum(need[m] - later(m) for m in rows) + later(rows[0]) + later(top) <= self.budget.left
+    least = 1 + len(rows)//2                             # half of the methods, and the baseline
+    while len(rows) > 2 and sum(need[m] for m in rows) > self.budget.left and any(need[m] for m in rows[1:]):
+        if len(rows) <= least and enough(): break
         worst = min((m for m in rows[1:] if need[m]), key=gain)
         rows.remove(worst)
         self.dropped.append(worst)
