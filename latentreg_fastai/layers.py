@@ -135,8 +135,9 @@ def in_chunks(
     longest = max((t.shape[1] for t in tensors_in(xb) if t.ndim > 1), default=0) if encoders else 0
     short = [m.bptt for m in encoders if m.bptt < longest]
     if not short: return ''
-    return (f"fastai's SentenceEncoder takes texts that are longer than its bptt, {min(short)}, in chunks, wants rows sorted by length for it, "
-            f'and leaves rows out of some: let it be as long as they are, {longest} (text_classifier_learner(dls, ..., seq_len={longest}))')
+    return (f"fastai's SentenceEncoder takes texts that are longer than its bptt, {min(short)}, in chunks, wants rows sorted by length "
+            f'then, and leaves some of them out of some chunks: let bptt be as long as the texts, {longest} '
+            f'(text_classifier_learner(dls, ..., seq_len={longest}))')
 
 # %% ../nbs/01_layers.ipynb #f3998a83
 class Site:

@@ -375,6 +375,16 @@ def _unet(seed):
 
 def off_by_half(inp, targ): return ((inp.argmax(-1) - targ).abs().float() - .5).mean()
 
+class Both(Module):
+    def __init__(self): self.head = nn.Linear(10, 3)
+    def forward(self, a, b): return self.head(torch.cat([a,b], 1))
+
+def _items(seed):
+    "fastai's own loaders over lists of items, of which all but the last part are inputs; they do not say so"
+    x,y = DLS.train.dataset.tensors
+    items = list(zip(x[:,:4], x[:,4:], y))
+    return learner_with(DataLoaders(DataLoader(items[:90], bs=16, shuffle=True), DataLoader(items[90:], bs=16), device='cpu'), Both())
+
 def _plain(**kwargs): return lambda seed: learner_with(**kwargs)
 
 CASES = {   # learner, fit, metric, methods; the figure and whether higher is better
@@ -385,6 +395,7 @@ CASES = {   # learner, fit, metric, methods; the figure and whether higher is be
     'transformer':    (_transformer, flat_cos, 'f1_score', dict(null=Null(3)), 'f1_score', True),
     'multi-label':    (_multi, flat_cos, 'accuracy_multi', dict(null=Null(3)), 'accuracy_multi', True),
     'unet':           (_unet, tune, DiceMulti(), dict(null=Null(3)), 'dice_multi', True),
+    'two inputs':     (_items, one_cycle, None, dict(vr=VarianceRegularizer(.1), null=Null(3)), None, False),
     'no metric':      (_plain(metrics=None), one_cycle, None, dict(null=Null(3)), 'valid_loss', False),
     'own metric':     (_plain(), one_cycle, off_by_half, dict(null=Null(3)), 'off_by_half', True)}
 
