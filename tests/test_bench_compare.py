@@ -631,6 +631,9 @@ def test_advice_on_the_edge_of_a_grid(tmp_path):
     assert 'At the end of what was tried lies `weight=10` of good: try further values there.' in a
     a = written(tmp_path/'b', dict(baseline=BASE, good=GOOD), tried, dict(good=dict(weight=1.)), good=dict(args=dict(weight=1.))).advice
     assert 'At the end' not in a
+    flat = [{**r, 'error': 5.} for r in tried]           # the first is taken, and no further value would tell more
+    a = written(tmp_path/'c', dict(baseline=BASE, good=GOOD), flat, dict(good=dict(weight=.1)), good=dict(args=dict(weight=.1))).advice
+    assert 'At the end' not in a
 
 def test_advice_on_cost(tmp_path):
     rows = dict(baseline=BASE, good=GOOD)

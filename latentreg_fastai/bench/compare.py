@@ -151,15 +151,17 @@ def _on_calibration(self:Comparison, t, rest):
 
 @patch
 def _on_edges(self:Comparison):
-    "Choices that lie at the end of what was tried"
-    tried,parts = {},[]
+    "Choices that lie at the end of what was tried, where what was tried makes a difference"
+    tried,figures,parts = {},{},[]
     for r in self.records:
-        if r.get('stage') == 'strength':
-            for k,v in r['args'].items(): tried.setdefault((r['method'],k), set()).add(v) if isinstance(v, (int,float)) else None
+        if r.get('stage') != 'strength' or failed(r): continue
+        figures.setdefault(r['method'], set()).add(r['error'])
+        for k,v in r['args'].items():
+            if isinstance(v, (int,float)): tried.setdefault((r['method'],k), set()).add(v)
     taken = {r['method']: r['args'] for r in self.test[None] if not r.get('label')}
     for (m,k),vs in tried.items():
         v = taken.get(m, {}).get(k)
-        if len(vs) > 2 and v in (min(vs), max(vs)): parts.append(f'`{k}={v:g}` of {m}')
+        if len(vs) > 2 and v in (min(vs), max(vs)) and len(figures[m]) > 1: parts.append(f'`{k}={v:g}` of {m}')
     if not parts: return ''
     return f"At the end of what was tried {'lies' if len(parts) == 1 else 'lie'} {_listed(parts)}: try further values there."
 
