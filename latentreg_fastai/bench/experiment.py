@@ -219,8 +219,7 @@ class Experiment:
         "The loader that judges"
         return learn.dls.valid if self.test is None else self.test(learn) if callable(self.test) else self.test
 
-experiments = Registry('experiment', 'experiments', {})
-registries['experiments'] = experiments
+experiments = registries.setdefault('experiments', Registry('experiment', 'experiments', {}))
 
 # %% ../../nbs/36_bench.experiment.ipynb #380a3e3d
 @patch
