@@ -209,7 +209,7 @@ def test_no_file_of_mine_hides_another(tmp_path, monkeypatch):
     "The current folder is the last place"
     (tmp_path/'yaml.py').write_text('1/0')
     monkeypatch.chdir(tmp_path)
-    path = os.pathsep.join([str(Path(latentreg_fastai.__file__).parent.parent), os.environ.get('PYTHONPATH', '')])
+    path = os.pathsep.join(filter(None, [str(Path(latentreg_fastai.__file__).parent.parent), os.environ.get('PYTHONPATH')]))   # an empty part is the current folder
     p = subprocess.run([sys.executable, '-P', '-W', 'ignore', '-c', 'from latentreg_fastai.cli import main; main()', 'bench', '--list'], capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': path})
     assert p.returncode == 0 and 'digits' in p.stdout, p.stderr
 
@@ -427,7 +427,7 @@ def test_the_list_has_every_suite(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     p = latentreg('bench', '--list')
     names = {f.stem for f in (Path(bench.__file__).parent/'suites').glob('*.yaml')}
-    assert p.status == 0 and len(names) > 3 and {l.split()[0] for l in p.out.splitlines()[1:]} == names == set(suite_files())
+    assert p.status == 0 and len(names) > 3 and {l.split()[0] for l in p.out.splitlines()[1:]} == names | set(experiment_files()) and names == set(suite_files())
     assert 'runs' in p.out.splitlines()[0] and not list(tmp_path.iterdir())
 
 def test_the_equal_cost_baseline_in_the_table(tmp_path):

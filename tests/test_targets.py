@@ -1,7 +1,6 @@
 "What targets are, for every callback and loader: labels that the loss ignores, numbers that are no classes, classes of every type, weights of samples."
 import pytest
 from common import *
-from latentreg_fastai.callback.rows import longest_text
 from latentreg_fastai.targets import *
 from fastai.callback.data import WeightedDL,PartialDL
 from fastai.text.all import TextBlock,BaseTokenizer
