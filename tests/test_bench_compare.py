@@ -659,3 +659,30 @@ def test_loaders_with_workers(tmp_path, jobs):
         return Learner(dls, nn.Linear(10, 2), loss_func=CrossEntropyLossFlat(), metrics=error_rate)
     result = compare(learner, lambda learn, cbs: learn.fit(1, 1e-2, cbs=cbs), dict(null=Null(1)), seeds=1, out=tmp_path/'x', jobs=jobs)
     assert not any(map(failed, result.records)) and len(result.records) == 2
+
+@pytest.mark.parametrize('jobs', [1,2])
+def test_what_is_saved_is_of_one_training(tmp_path, monkeypatch, jobs):
+    "`SaveModelCallback` in `fit`: no training finds, or leaves, another's best model, and what `learner` reads is where it was"
+    monkeypatch.chdir(tmp_path)
+    def learner(seed):
+        learn = LEARNER(seed)
+        learn.save('start') if not (learn.path/learn.model_dir/'start.pth').exists() else learn.load('start')
+        return learn
+    def fit(learn, cbs):
+        own = Path(learn.path/learn.model_dir)
+        assert own.is_dir() and not [*own.iterdir()], [*own.iterdir()]
+        learn.fit(2, 1e-2, cbs=[*cbs, SaveModelCallback(monitor='valid_loss', fname='best')])
+        assert [f.name for f in own.iterdir()] == ['best.pth']
+    result = compare(learner, fit, dict(null=Null(1)), seeds=2, out=tmp_path/'x', jobs=jobs)
+    assert len(result.records) == 4 and not any(map(failed, result.records)), [r.get('failed') for r in result.records]
+    assert [f.name for f in (tmp_path/'models').iterdir()] == ['start.pth']
+
+def test_a_process_without_children_loads_by_itself(monkeypatch):
+    "As a worker of Dask is one; suites and comparisons alike"
+    import multiprocessing
+    dls = DataLoaders(DataLoader(range(8), bs=2, num_workers=2), DataLoader(range(8), bs=2, num_workers=2), device='cpu')
+    seed_training(dls, 0)
+    assert [dl.fake_l.num_workers for dl in dls.loaders] == [2,2]
+    monkeypatch.setattr(multiprocessing, 'current_process', lambda: SimpleNamespace(daemon=True))
+    seed_training(dls, 0)
+    assert [dl.fake_l.num_workers for dl in dls.loaders] == [0,0] and len([*dls.train]) == 4

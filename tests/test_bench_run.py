@@ -413,3 +413,15 @@ if __name__ == '__main__':
     (tmp_path/'script.py').write_text(code)
     p = subprocess.run([sys.executable, tmp_path/'script.py'], capture_output=True, text=True)
     assert p.returncode == 0, p.stderr
+
+def test_a_methods_files_are_of_one_run(tmp_path, monkeypatch, registered):
+    "A registered method that saves: a run finds no file of another, and leaves none"
+    monkeypatch.chdir(tmp_path)
+    found = []
+    class Look(Callback):
+        def before_fit(self): found.append((self.learn.path/self.learn.model_dir/'best.pth').exists())
+    methods['saves'] = lambda: [Look(),SaveModelCallback(monitor='valid_loss', fname='best')]
+    for s in (0,1):
+        learn = trained({**RUN, 'method': 'saves', 'args': {}, 'seed': s})
+        assert learn.model_dir == 'models'               # a user's `learn.save` goes where it always goes
+    assert found == [False,False] and not (tmp_path/'models').exists()

@@ -7,7 +7,7 @@ __all__ = ['experiments', 'Grid', 'Copies', 'Together', 'as_grid', 'text_of', 'i
            'Experiment', 'Trial']
 
 # %% ../../nbs/36_bench.experiment.ipynb #2e639b8f
-import ast,inspect,multiprocessing,sys,tempfile
+import ast,inspect,sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fastai.vision.all import *
@@ -206,14 +206,8 @@ class Experiment:
             raise ValueError('compare: the learner has no validation set, which is to judge: give its loaders one, as with `valid_pct=.2`')
         if isinstance(self.metric, str): figure_of(dict.fromkeys(_names(learn), 0.), self.metric)
         if held_out is not None: learn.dls = held_out_dls(learn.dls, held_out, seed)
-        self.seed(learn, seed)
+        seed_training(learn.dls, seed)
         return learn
-
-    def seed(self, learn, seed):
-        set_seed(seed)
-        for dl in learn.dls.loaders:
-            if hasattr(dl, 'rng'): dl.rng.seed(seed)
-            if multiprocessing.current_process().daemon and hasattr(dl, 'fake_l'): dl.fake_l.num_workers = 0   # it may have no children
 
     def judge(self, learn):
         "The loader that judges"
@@ -248,11 +242,11 @@ _equal_starts = ('The weights are the same at the start of each seed: the seeds 
 @patch
 def _beginning(self:Experiment, learn, seed):
     "The weights, the first batch and the outputs for it in training"
-    self.seed(learn, seed)
+    seed_training(learn.dls, seed)
     weights = [p.detach().cpu().clone() for p in learn.model.parameters()]
     with no_random(seed):
         b = to_cpu(learn.dls.train.one_batch())
-        self.seed(learn, seed)
+        seed_training(learn.dls, seed)
         xb = to_device(inputs_of(b, learn.dls.train), device_of(learn.model))
         with as_it_was(learn.model.train()), torch.no_grad(): out = learn.model(*L(xb))
     return weights,[t.cpu() for t in tensors_in(b)],[t.cpu() for t in tensors_in(out)]
@@ -312,11 +306,9 @@ def trial(self:Experiment,
     cbs,loss = self.made(trial)
     own = learn.loss_func
     if loss is not None: learn.loss_func = loss
-    self.seed(learn, trial.seed)
+    seed_training(learn.dls, trial.seed)
     longer = {} if trial.scale is None else dict(scale=trial.scale)
-    with tempfile.TemporaryDirectory() as d:             # for what it saves: other trainings have files of the same names
-        learn.model_dir = Path(d)
-        with learn.no_bar(), learn.no_logging(): self.fit(learn, [*cbs, watch], **longer)
+    with own_files(learn), learn.no_bar(), learn.no_logging(): self.fit(learn, [*cbs, watch], **longer)
     if not watch.steps:
         raise ValueError('compare: `fit` trained without the callbacks that it was given: pass them on, as in '
                          '`learn.fit_one_cycle(5, cbs=cbs)`')

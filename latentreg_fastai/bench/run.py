@@ -6,11 +6,11 @@
 __all__ = ['datasets', 'networks', 'tasks', 'optimizers', 'fits', 'precisions', 'methods', 'measures', 'registries',
            'settings_of_runs', 'needed_settings', 'named_settings', 'stages', 'figures_of_records', 'Registry',
            'Method', 'find_method', 'callbacks_and_loss', 'ExtraPass', 'pack_added', 'unpack_added', 'Settings',
-           'as_settings', 'run_key', 'Run', 'check_plain', 'check_settings', 'Autocast', 'task_of', 'trained',
-           'PeakMemory', 'keep_memory', 'for_record', 'device_name', 'versions', 'one_run']
+           'as_settings', 'run_key', 'Run', 'check_plain', 'check_settings', 'Autocast', 'task_of', 'seed_training',
+           'own_files', 'trained', 'PeakMemory', 'keep_memory', 'for_record', 'device_name', 'versions', 'one_run']
 
 # %% ../../nbs/30_bench.run.ipynb #93aaba66
-import base64,cloudpickle,ctypes,dataclasses,gc,importlib,io,json,platform,reprlib,sys
+import base64,cloudpickle,ctypes,dataclasses,gc,importlib,io,json,multiprocessing,platform,reprlib,sys,tempfile
 try: import resource                                     # Windows has none
 except ImportError: resource = None
 from collections.abc import Mapping
@@ -500,6 +500,23 @@ def task_of(
     "The task of a run, with its data set and network"
     return tasks.find(run.task or 'classification')(datasets.find(run.data), networks.find(run.net), run.data_args, run.net_args)
 
+def seed_training(
+    dls:DataLoaders, # The loaders of a training
+    seed:int, # Of everything that is random
+):
+    "Give equal batches and equal random numbers to trainings of equal seeds"
+    set_seed(seed)
+    for dl in dls.loaders:
+        if hasattr(dl, 'rng'): dl.rng.seed(seed)
+        if multiprocessing.current_process().daemon and hasattr(dl, 'fake_l'): dl.fake_l.num_workers = 0   # it may have no children
+
+@contextmanager
+def own_files(
+    learn:Learner, # What is trained
+):
+    "A context in which what is saved, as by `SaveModelCallback`, lies in a folder of its own: other trainings have files of the same names"
+    with tempfile.TemporaryDirectory() as d: yield from replacing_yield(learn, 'model_dir', Path(d))
+
 def trained(
     run, # A `Run`, its settings or its record
     cbs=None, # Callbacks beside the method's
@@ -511,8 +528,7 @@ def trained(
     dls,unlabeled = task.loaders(seed),None
     x,*_ = dls.one_batch()
     if run.labeled: dls,unlabeled = semisup_dls(dls, run.labeled, seed)
-    set_seed(seed)                                       # the same start and the same batches for every method
-    for dl in dls.loaders: dl.rng.seed(seed)
+    seed_training(dls, seed)                             # the same start and the same batches for every method
     model = task.network(x, dls)
     if run.drop: _dropout(model, run.drop)
     needed = dict(vae=partial(_vae, run, dls), unlabeled=lambda: unlabeled)
@@ -520,7 +536,7 @@ def trained(
     learn = task.learner(dls, model, loss, opt_func=optimizers.find(run.opt or 'adam'))
     own += L(cbs) + ([Autocast(run.precision)] if run.precision else []) + ([ChannelsLast()] if run.channels_last else [])
     if run.fit == 'drops': own += [ParamScheduler({'lr': partial(_drop_lr, run.lr, run.drops)})]
-    with learn.no_bar(), learn.no_logging():
+    with own_files(learn), learn.no_bar(), learn.no_logging():
         (learn.fit_one_cycle if run.fit in (None,'one_cycle') else learn.fit)(run.epochs, run.lr, wd=run.wd, cbs=own)
     return learn
 
