@@ -6,7 +6,8 @@ import numpy as np, pandas as pd, pytest, yaml
 from matplotlib.colors import same_color
 from PIL import Image
 from scipy import stats
-from latentreg_fastai.bench import Report, Suite, equal_cost, failures, grids, holm, paired, paper_figures, plot_curves, plot_gains, plot_table, rows_of, show_table, summary, winners
+from latentreg_fastai.bench import report as report_module
+from latentreg_fastai.bench import Report, Suite, decimals_of, equal_cost, failures, grids, holm, paired, paper_figures, plot_curves, plot_gains, plot_table, rows_of, show_table, summary, winners
 
 def close(a, b): np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
@@ -735,3 +736,31 @@ def test_records_without_some_figures(tmp_path):
     r = Report(write(tmp_path, [{k: v for k,v in r.items() if k not in gone} for r in records()]))
     assert len(r.write()) == 5
     assert 'some paper, Table 2' not in r.markdown() and 'another paper' in r.markdown()
+
+# Figures of any size
+
+def _of_size(k, higher=False, **kwargs):
+    "Records of a baseline and two methods whose figures are about 0.04·k; those of the second are equally better in every seed"
+    base = [.0412,.0425,.0433,.0419,.0441]
+    rows = dict(baseline=base, some=[b - d for b,d in zip(base, (.0011,.0004,.0009,.0002,.0013))], equal=[b - .001 for b in base])
+    more = dict(figure='a_loss', **(dict(higher=True) if higher else {}), **kwargs)
+    return [dict(method=m, args={}, seed=s, error=k*v, step_ms=1., **more) for m,vs in rows.items() for s,v in enumerate(vs)]
+
+@pytest.mark.parametrize('k,shown,gain', [(1,'0.0426 ± 0.0011','0.0008'), (1e-3,'0.000043','0.000001'), (20,'0.852','0.016'), (1000,'42.60','0.78')])
+def test_figures_show_three_digits(k, shown, gain):
+    t = summary(_of_size(k))
+    s = show_table(t)
+    assert s.loc['baseline','a_loss'].startswith(shown) and s.loc['some','gain'].startswith(gain) and gain in winners(t)
+    assert plot_table(_of_size(k))[0].texts[0].get_text() == f'{k*.0426:.{decimals_of(t)}f}'
+
+def test_errors_in_percent_have_two_decimals():
+    rs = [{k: v for k,v in r.items() if k != 'figure'} for r in _of_size(1)]
+    assert show_table(summary(rs)).loc['baseline','error %'] == '0.04 ± 0.00'
+
+def test_equal_differences_have_no_interval_anywhere(tmp_path):
+    t = summary(_of_size(1))
+    assert t.p['equal'] == .0625 and show_table(t).loc['equal','95% interval'] == '' and show_table(t).loc['some','95% interval'] != ''
+    e = equal_cost({'equal': 2}, [*_of_size(1), *({**r, 'label': 'baseline ×2', 'error': r['error']+.002} for r in _of_size(1) if r['method'] == 'baseline')])
+    assert math.isnan(e.low_cost['equal']) and 'nan' not in report_module._equal_text(e, 4).to_string()
+    plot_gains({'a': t})[0].figure.savefig(tmp_path/'gains.png')
+    assert (tmp_path/'gains.png').stat().st_size > 1000

@@ -364,10 +364,10 @@ def show_ingredients(
     "`table` as text columns"
     if not len(table): return table
     figure,unit = (table.figure.iloc[0],'') if 'figure' in table else ('error %',', points')
-    of = lambda m,s: [f'{a:.2f}' + ('' if math.isnan(b) else f' ± {b:.2f}') for a,b in zip(m, s)]
-    return pd.DataFrame({'strength': table.strength, f'{figure} without it': of(table.without, table.without_sd),
-                         f'it adds{unit}': of(table.adds, table.adds_sd),
-                         '95% interval': ['' if math.isnan(a) else f'{a:.2f} to {b:.2f}' for a,b in zip(table.low, table.high)]})
+    d = decimals_of(table.rename(columns={'without': 'error'}))
+    return pd.DataFrame({'strength': table.strength, f'{figure} without it': plus_minus(table.without, table.without_sd, d),
+                         f'it adds{unit}': plus_minus(table.adds, table.adds_sd, d),
+                         '95% interval': [interval_text(*ends, d) for ends in zip(table.low, table.high)]})
 
 def sets_table(
     records:list, # Of a comparison
@@ -378,8 +378,9 @@ def sets_table(
     if not any(not failed(r) for r in mine): return pd.DataFrame()
     number,sign = {_key(r['args']): _number(r) for r in mine},-1 if any(r.get('higher') for r in mine) else 1
     figure = next((r['figure'] for r in mine if 'figure' in r), 'error %')
+    d = decimals_of(mine)
     rows = sorted(((f,a) for a,f in _figures(mine) if f is not None), key=lambda o: o[0])[:n]
-    res = [{'set': args_text(a) or 'none', figure: f'{sign*f:.2f}', 'number': number[_key(a)]} for f,a in rows]
+    res = [{'set': args_text(a) or 'none', figure: f'{sign*f:.{d}f}', 'number': number[_key(a)]} for f,a in rows]
     return pd.DataFrame(res).set_index('set')
 
 # %% ../../nbs/38_bench.cocktail.ipynb #cc24849a
@@ -392,23 +393,21 @@ def cocktail_advice(
     if not any(r['method'] == Cocktail.label for r in ok): return ''
     t,parts = summary(ok, base=Cocktail.label).drop(Cocktail.label),[]
     single = t.drop('baseline', errors='ignore')
-    unit = f' {t.figure.iloc[0]}' if 'figure' in t else ' points'
+    unit,d = f' {t.figure.iloc[0]}' if 'figure' in t else ' points',decimals_of(t)
     if len(single) and single.gain.notna().any():
         b = single.loc[single.gain.idxmax()]
         what = 'better' if b.gain < 0 else 'not better'
         parts.append(f'The cocktail is {what} on average than {b.name}, the best of the methods alone here: '
-                     f'it gains {-b.gain:.2f}{unit}{_interval(-b.high, -b.low)}.')
+                     f"it gains {-b.gain:.{d}f}{unit}{interval_text(-b.high, -b.low, d, ' ({})')}.")
     e = ingredients_table(records)
     if len(e):
         first = e.loc[e.adds.idxmax()]
         if first.adds > 0:
-            parts.append(f'Of its ingredients {first.name} adds most: {first.adds:.2f}{unit}{_interval(first.low, first.high)}.')
+            interval = interval_text(first.low, first.high, d, ' ({})')
+            parts.append(f'Of its ingredients {first.name} adds most: {first.adds:.{d}f}{unit}{interval}.')
         unsure = [m for m in e.index if not e.low[m] > 0]
-        if unsure: parts.append(f"What {_and(unsure)} {'adds' if len(unsure) == 1 else 'add'} cannot be told from chance.")
+        if unsure: parts.append(f"What {listed(unsure)} {'adds' if len(unsure) == 1 else 'add'} cannot be told from chance.")
     return ' '.join(parts)
-
-def _interval(a, b): return '' if math.isnan(a) else f' ({a:.2f} to {b:.2f})'
-def _and(names): return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 # %% ../../nbs/38_bench.cocktail.ipynb #af8bbebb
 @styled

@@ -58,8 +58,8 @@ class Comparison(Report):
     @property
     def choices(self)->pd.DataFrame:
         "What was tried on held-out data, and what was taken"
-        rows,d = [],decimals_of(self.tables[None]) if self.tables else 2
         mine = [r for r in self.records if r.get('stage') == 'strength' and r['held_out'] == self.about['held_out']]
+        rows,d = [],decimals_of(mine)
         for m in dict.fromkeys(r['method'] for r in mine):
             of = {}
             for r in mine:
@@ -83,15 +83,13 @@ class Comparison(Report):
 def _gain_at_cost(self:Comparison, r):
     "The gain over a baseline that trains longer, with how long it really trained where `fit` rounds that away"
     d = decimals_of(self.tables[None])
-    interval = '' if math.isnan(r.low_cost) else f' ({r.low_cost:.{d}f} to {r.high_cost:.{d}f})'
+    interval = interval_text(r.low_cost, r.high_cost, d, ' ({})')
     steps = {(x['seed'],x.get('scale')): x['steps'] for x in self.test[None] if x['method'] == 'baseline' and not failed(x)}
     really = np.median([n/steps[s,None] for (s,c),n in steps.items() if c == r.cost and (s,None) in steps] or [r.cost])
     other = '' if abs(really-r.cost) <= .05*r.cost else f' that trained ×{really:.2f}'
     return f'{r.gain_cost:.{d}f}{interval}, ×{r.cost:g}{other}'
 
 # %% ../../nbs/39_bench.compare.ipynb #983e0d55
-def _listed(names): return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
 @patch(as_prop=True)
 def advice(self:Comparison)->str:
     "What follows from the table"
@@ -106,13 +104,13 @@ def _verdict(t, rest):
     unit,d = f" {t.figure.iloc[0]}" if 'figure' in t else ' points',decimals_of(t)
     def said(m):
         r = rest.loc[m]
-        interval = '' if math.isnan(r.low) else f'{r.low:.{d}f} to {r.high:.{d}f}, '
+        interval = interval_text(r.low, r.high, d, '{}, ')
         return f'{m} by {abs(r.gain):.{d}f}{unit} ({interval}{int(r.wins)} of {int(r.pairs)} seeds)'
     sure = rest[rest.p_holm < .05]
     better,worse = sure[sure.gain > 0].sort_values('gain', ascending=False),sure[sure.gain < 0]
     parts = []
-    if len(better): parts.append(f'Better than the baseline, beyond chance: {_listed([*map(said, better.index)])}.')
-    if len(worse): parts.append(f'Worse than the baseline, beyond chance: {_listed([*map(said, worse.index)])}.')
+    if len(better): parts.append(f'Better than the baseline, beyond chance: {listed([*map(said, better.index)])}.')
+    if len(worse): parts.append(f'Worse than the baseline, beyond chance: {listed([*map(said, worse.index)])}.')
     if parts: return ' '.join(parts)
     first = rest.gain.idxmax() if rest.gain.notna().any() else None
     few = rest.pairs.max() < min_seeds
@@ -147,7 +145,7 @@ def _on_cost(self:Comparison, rest):
 def _on_calibration(self:Comparison, t, rest):
     if 'nll' not in t or 'baseline' not in t.index: return ''
     all_of = [m for m in rest.index if rest.pairs[m] >= min_seeds and rest.nll_wins[m] == rest.pairs[m]]
-    return f"The NLL is lower in every seed with {_listed(all_of)}." if all_of else ''
+    return f"The NLL is lower in every seed with {listed(all_of)}." if all_of else ''
 
 @patch
 def _on_edges(self:Comparison):
@@ -163,7 +161,7 @@ def _on_edges(self:Comparison):
         v = taken.get(m, {}).get(k)
         if len(vs) > 2 and v in (min(vs), max(vs)) and len(figures[m]) > 1: parts.append(f'`{k}={v:g}` of {m}')
     if not parts: return ''
-    return f"At the end of what was tried {'lies' if len(parts) == 1 else 'lie'} {_listed(parts)}: try further values there."
+    return f"At the end of what was tried {'lies' if len(parts) == 1 else 'lie'} {listed(parts)}: try further values there."
 
 # %% ../../nbs/39_bench.compare.ipynb #751adb0a
 @patch(as_prop=True)
@@ -273,7 +271,7 @@ def _check_folder(folder, about):
     old = json.loads(file.read_text(encoding='utf8'))
     differs = [k for k in ('learner','fit','metric','judge') if old.get(k, about[k]) != about[k]]
     differs += [f'method {m!r}' for m,g in about['methods'].items() if old['methods'].get(m, g) != g]
-    if differs: raise ValueError(f'compare: {folder} holds records of another {_listed(differs)}: {_another}')
+    if differs: raise ValueError(f'compare: {folder} holds records of another {listed(differs)}: {_another}')
     return old
 
 _another = 'give another folder with `out`, or a method that is new another label; nothing was changed'

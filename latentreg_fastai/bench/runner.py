@@ -117,7 +117,7 @@ def _workers(jobs, scheduler):
 def _told(rec):
     "What the progress bar says of a record"
     if failed(rec): return 'failed'
-    return f"{rec['error']:.1f} ({rec['figure']})" if 'figure' in rec else f"{rec['error']:.1f}%"
+    return f"{rec['error']:.3g} ({rec['figure']})" if 'figure' in rec else f"{rec['error']:.1f}%"
 
 # %% ../../nbs/32_bench.runner.ipynb #1fd8557d
 def run_all(
