@@ -686,3 +686,51 @@ def test_a_process_without_children_loads_by_itself(monkeypatch):
     monkeypatch.setattr(multiprocessing, 'current_process', lambda: SimpleNamespace(daemon=True))
     seed_training(dls, 0)
     assert [dl.fake_l.num_workers for dl in dls.loaders] == [0,0] and len([*dls.train]) == 4
+
+# Dropping, suggesting, and what the table does not say
+
+def in_runs(out, methods, budget, seeds):
+    "A comparison whose time goes on by one with each run"
+    with clock_of_runs(), contextlib.redirect_stdout(io.StringIO()):
+        return compare(learner_of(make_dls(3)), honest.fit, methods, seeds=seeds, out=out, budget=budget)
+
+EIGHT = {f'm{i}': Null(i) for i in range(1, 9)}
+
+def test_at_most_half_is_dropped_at_a_time(tmp_path):
+    "26 runs: a seed of all nine rows, a seed of five, and three seeds of four"
+    result = in_runs(tmp_path, EIGHT, 26, 5)
+    t = result.tables[None].drop('baseline')
+    assert len(result.records) == 26 and sorted(t.seeds) == [1,1,1,1,2,5,5,5]
+    e = {m: errors(result, m) for m in ['baseline', *t.index]}
+    gain = lambda m,n: np.mean([e['baseline'][s]-e[m][s] for s in range(n)])
+    first = sorted(t.index, key=lambda m: gain(m, 1))
+    assert set(first[:4]) == set(t.index[t.seeds == 1]) and min(first[4:], key=lambda m: gain(m, 2)) == t.index[t.seeds == 2][0]
+
+def test_five_seeds_come_first(tmp_path):
+    "Ten are asked for; all rows have the five with which differences are tested before any is dropped for the rest"
+    t = in_runs(tmp_path, EIGHT, 60, 10).tables[None].drop('baseline')
+    assert t.seeds.min() == 5 and t.seeds.max() == 10 and t.p.notna().all()
+
+def test_what_cannot_train_is_not_suggested(tmp_path):
+    "Labels of pixels: the class-wise penalties need one label a sample, and fastai's label smoothing the right axis"
+    def learner(seed):
+        x = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        y = (x[:,0] > 0).long()
+        dls = tensor_dls((x[:30], y[:30]), (x[30:], y[30:]), vocab=['no','yes'], bs=10, device='cpu')
+        model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 1))
+        return Learner(dls, model, loss_func=CrossEntropyLossFlat(axis=1), metrics=foreground_acc)
+    result = quick(tmp_path, 'suggested', learner, lambda learn, cbs: learn.fit(1, 1e-2, cbs=cbs), seeds=1)
+    left_out = [n for n in result.notes if 'cannot be used here: ' in n]
+    assert len(left_out) == 3 and any(n.startswith('cw-VR cannot be used here') for n in left_out) and not any(n.startswith('cw-VR is tried') for n in result.notes)
+    assert list(result.tables[None].index) == ['baseline','manifold mixup'] and not any(map(failed, result.records))
+
+def test_memory_is_shown_where_it_can_be_measured(tmp_path):
+    "On a CPU the first training of a process pays for what later ones find there"
+    rows = dict(baseline=BASE, good=GOOD)
+    assert 'memory' not in written(tmp_path/'a', rows).shown
+    assert 'memory' in written(tmp_path/'b', rows, **{m: dict(memory_mb=100.) for m in rows}).shown
+
+def test_a_longer_baseline_says_how_long_it_trained(tmp_path):
+    rows,cost = {'baseline': BASE, 'good': GOOD, 'baseline ×2': minus(.5,.4,.6,.5,.5)},dict(good=dict(step_ms=20.))
+    cell = lambda at,steps: written(tmp_path/at, rows, baseline_2=dict(steps=steps), **cost).shown.loc['good','gain at equal cost']
+    assert cell('a', 20).endswith('×2') and cell('b', 10).endswith('×2 that trained ×1.00') and cell('c', 17).endswith('×2 that trained ×1.70')
