@@ -3,7 +3,7 @@
 # weight decay are tuned as the other methods are. `boosting('leaves', ...)` of `bench.tables` tunes gradient boosting for comparison.
 from functools import partial
 from latentreg_fastai.bench.tables import table_learner
-from tabular_credit import methods                       # the same for both classifications
+from latentreg_fastai.bench.studies.tabular_credit import methods    # the same for both classifications
 
 title = 'Leaves: a tabular_learner on leaf_id_flavia'
 seeds,combine,budget = 5,True,'30min'
