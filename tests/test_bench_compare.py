@@ -46,6 +46,8 @@ def test_null_methods_are_on_record():
     for some in (ls, ls[::2], ls[1::2]):
         c = honest.counts(some)
         assert honest.within(c['better'], c['n']) and honest.within(c['worse'], c['n']), c
+    c,page = honest.counts(ls),(Path(__file__).parent.parent/'nbs/39_bench.compare.ipynb').read_text()
+    assert f"better than the baseline in {c['better']}, and worse in {c['worse'] or 'none'}" in page
     assert honest.within(5, 200) and honest.within(16, 200) and not honest.within(17, 200) and not honest.within(11, 100)
 
 class Faster(Callback):
