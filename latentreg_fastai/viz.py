@@ -29,8 +29,9 @@ def colors_for(
 def methods_colors(
     names, # Names of methods
 )->dict: # A colour for each
-    "Colours of methods: black for the baseline, those of `okabe_ito` in turn for the others"
-    rest = itertools.cycle(c for c in okabe_ito if c not in ('#000000','#F0E442'))
+    "Colours of methods: black for the baseline, those of `okabe_ito` for up to six others, of `petroff10` in turn for more"
+    bright = [c for c in okabe_ito if c not in ('#000000','#F0E442')]
+    rest = itertools.cycle(bright if len([n for n in names if n != 'baseline']) <= len(bright) else petroff10)
     return {n: '#000000' if n == 'baseline' else next(rest) for n in names}
 
 # %% ../nbs/20_viz.ipynb #7a195256
