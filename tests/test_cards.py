@@ -116,3 +116,12 @@ def figures(found):
 def test_figures_come_from_the_records(name, figures):
     text = cards.text_of(name)
     for said in figures[name]: assert said in text, said
+
+# The page that helps to choose
+
+def test_the_overview_leads_to_every_card():
+    cs = json.loads((NBS/'methods.ipynb').read_text(encoding='utf8'))['cells']
+    text = '\n'.join(cards.source(c) for c in cs if c['cell_type'] == 'markdown')
+    assert {*re.findall(r'\]\((1\d_callback\.\w+)\.ipynb\)', text)} == {*NAMES}
+    drawn = [c for c in cs if any('image/png' in o.get('data', {}) for o in c.get('outputs', []))]
+    assert len(drawn) == 1 and '#| fig-alt:' in cards.source(drawn[0])

@@ -5,6 +5,7 @@
 Tensors are counted as PyTorch makes and frees them, on the networks and batches of `latentreg speed`, so the figures are the same on every machine
 and whatever else it does. Weights, the optimizer's state and the batch are counted; what a library holds beside tensors is not."""
 import weakref
+from latentreg_fastai.bench.records import *
 from latentreg_fastai.bench.run import *
 from latentreg_fastai.bench.speed import speed_settings
 from latentreg_fastai.callback.monitor import *
@@ -69,5 +70,5 @@ if __name__ == '__main__':
         for label,row in rows().items():
             mb = peak(speed_settings()[name], *row)/2**20
             base = base or mb
-            write_record(dict(setting=name, method=label, mb=round(mb, 3), ratio=round(mb/base, 4)), out)
+            write_record(out, dict(setting=name, method=label, mb=round(mb, 3), ratio=round(mb/base, 4)))
             print(name, label, round(mb, 2), round(mb/base, 3), flush=True)
