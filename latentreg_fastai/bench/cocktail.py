@@ -216,7 +216,7 @@ class Cocktail:
         grids = {m: g for m,g in exp.methods.items() if m not in alone}
         if len(grids) < 2:
             raise ValueError(f'compare: a combination needs two methods or more that can be trained, and there is {len(grids) or "none"}'
-                             + ''.join(f'; {m}: {why}' for m,why in alone.items()))
+                             + ''.join(f'; {m}: {why}' for m,why in alone.items()) + '. Leave `combine` out, or give more methods')
         self.space,exp.methods[self.label] = _Space(grids),_Mix(grids)
 
     def stages(self,

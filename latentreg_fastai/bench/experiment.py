@@ -279,11 +279,9 @@ class _Stopwatch(Callback):
     "The time that training steps take, and how many there are"
     order,run_valid = Recorder.order+1,False
     def __init__(self): self.seconds,self.steps,self.seen = 0.,0,0
-    def before_train(self): self._now = time.perf_counter()
+    def before_train(self): self._now = clock(device_of(self.learn.model))
     def after_batch(self): self.steps,self.seen = self.steps+1,self.seen + (find_bs(self.xb) if len(self.xb) else 0)
-    def after_train(self):
-        if (d := device_of(self.learn.model)).type == 'cuda': torch.cuda.synchronize(d)
-        self.seconds += time.perf_counter() - self._now
+    def after_train(self): self.seconds += clock(device_of(self.learn.model)) - self._now
 
 @patch
 def made(self:Experiment,

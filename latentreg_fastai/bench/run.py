@@ -9,7 +9,8 @@ __all__ = ['datasets', 'networks', 'tasks', 'optimizers', 'fits', 'precisions', 
            'settings_of_runs', 'needed_settings', 'named_settings', 'stages', 'figures_of_records', 'Registry',
            'Method', 'find_method', 'callbacks_and_loss', 'ExtraPass', 'pack_added', 'unpack_added', 'Settings',
            'as_settings', 'run_key', 'Run', 'check_plain', 'check_settings', 'Autocast', 'task_of', 'seed_training',
-           'own_files', 'trained', 'PeakMemory', 'keep_memory', 'for_record', 'device_name', 'versions', 'one_run']
+           'own_files', 'trained', 'PeakMemory', 'keep_memory', 'for_record', 'clock', 'device_name', 'versions',
+           'one_run']
 
 # %% ../../nbs/30_bench.run.ipynb #93aaba66
 import base64,cloudpickle,ctypes,dataclasses,gc,importlib,io,json,multiprocessing,platform,reprlib,sys,tempfile
@@ -586,8 +587,8 @@ class _Watch(Callback):
     "Times the training steps and keeps the validation figures of the epochs in `at`"
     order = Recorder.order+1
     def __init__(self, at, task, measures): self.at,self.task,self.measures,self.curve,self.step_ms = at,task,measures,[],[]
-    def before_train(self): self._now = _clock(self.dls.device)
-    def after_train(self): self.step_ms.append((_clock(self.dls.device)-self._now)/len(self.dls.train)*1e3)
+    def before_train(self): self._now = clock(self.dls.device)
+    def after_train(self): self.step_ms.append((clock(self.dls.device)-self._now)/len(self.dls.train)*1e3)
     def before_validate(self):
         if self.epoch not in self.at: raise CancelValidException
     def after_epoch(self):
@@ -598,7 +599,11 @@ class _Watch(Callback):
         measured = {k: self.figures[k] for k in ('nll','error') if k in self.figures}
         self.curve.append(dict(epoch=self.epoch, train_loss=self.recorder.values[-1][0], **measured))
 
-def _clock(device):
+def clock(
+    device, # That of the training
+)->float: # Seconds since some moment: what a GPU took until its work is done; on a CPU what this process took of it, on all its cores
+    "The time of the training alone: on a CPU whatever else runs beside it does not count"
+    if device.type == 'cpu': return time.process_time()
     if device.type == 'cuda': torch.cuda.synchronize(device)
     return time.perf_counter()
 
