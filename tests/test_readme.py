@@ -85,7 +85,7 @@ def test_the_table_by_hand():
     mean = sum(d)/len(d)
     half = 2.262157*(sum((x - mean)**2 for x in d)/(len(d) - 1)/len(d))**.5            # Student's t, nine degrees of freedom
     row = next(l for l in tables[1].splitlines() if '`ManifoldMixup`' in l)
-    assert f"**{mean:.2f} ({mean-half:.2f} to {mean+half:.2f}; {sum(x > 0 for x in d)} of {len(d)})**" in row and len(d) == 10
+    assert f"**{mean:.2f}** ({mean-half:.2f} to {mean+half:.2f}; {sum(x > 0 for x in d)} of {len(d)})" in row and len(d) == 10
     assert f"{read('speed.jsonl')[-1]['ratios']['ResNet-20, batch 128']['ManifoldMixup']:.2f}×" in row
     lost = next(l for l in tables[1].splitlines() if '`PhantomEmbedding`' in l).split(' | ')
     assert lost[2] == '–' and '0 of 3' in lost[3] and '**' not in lost[3]
