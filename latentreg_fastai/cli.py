@@ -47,20 +47,29 @@ def _add_compare_arguments(p):
 _status = ('Exit status: 0 if all was done; 1 if rows of a table lack runs that failed, which the table tells; '
            '2 if what was asked cannot be done, which the last line says; 130 if it was stopped from the keyboard.')
 
+def _demo_methods():
+    "The rows of the suite `digits`; its file is read alone, since the help must not wait for fastai"
+    import yaml
+    from pathlib import Path
+    return list(yaml.safe_load((Path(__file__).parent/'bench/suites/digits.yaml').read_text(encoding='utf8'))['rows'])
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    "Defaults are shown where there are any"
+    def _get_help_string(self, action): return action.help if action.default in (None,False) else super()._get_help_string(action)
+
 def _parser():
     ap = argparse.ArgumentParser('latentreg', description='fastai callbacks that regularise what a network represents', epilog=_status)
     ap.add_argument('--version', action='version', version=latentreg_fastai.__version__)
     sub = ap.add_subparsers(dest='command', required=True)
     def command(name, f, doc):
-        p = sub.add_parser(name, help=doc, description=doc, epilog=_status, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        p = sub.add_parser(name, help=doc, description=doc, epilog=_status, formatter_class=_Help)
         p.set_defaults(f=f, error=p.error)
         return p
-    known = 'a name that does not exist is answered with the list of those that do'
-    p = command('demo', _demo, "Train a small CNN on scikit-learn's digits with each callback, and print a table: "
-                               'about a minute, no download')
+    p = command('demo', _demo, "Train a small CNN on scikit-learn's digits with each callback that suits it, and print a table: "
+                               'one to one and a half minutes of one core with three seeds, no download')
     p.add_argument('--out', default='latentreg-demo', help='folder for the table (demo.csv), its picture (demo.png) and the records')
     p.add_argument('--methods', nargs='+', metavar='METHOD',
-                   help=f'names of methods, all that fit a plain classifier if not given; {known}')
+                   help=f"some of these, all if not given, beside the baseline: {', '.join(_demo_methods())}")
     p.add_argument('--seeds', type=int, default=3, help='runs of each method')
     p.add_argument('--force', action='store_true', help='replace the results in the folder')
     p = command('bench', _bench, 'Run a suite or an experiment, print its tables and write a report; it goes on where it stopped')
@@ -70,31 +79,38 @@ def _parser():
     p = command('report', _report, 'Print the tables of records and write the report: Markdown, CSV, plots')
     p.add_argument('folders', nargs='+', metavar='DIR', help='folder of `latentreg bench` or `latentreg compare`')
     p = command('speed', _speed, 'Time a training step with each callback, relative to one without')
-    p.add_argument('--methods', nargs='+', metavar='METHOD', help=f'names of methods, all if not given; {known}')
+    p.add_argument('--methods', nargs='+', metavar='METHOD', help='names of methods, all that suit a plain classifier if not '
+                   'given; a name that does not exist is answered with the list of those that do')
     p.add_argument('--rounds', type=int, default=7, help='rounds over which the median is taken')
     p.add_argument('--out', help='add the result to this file as a JSON line')
     return ap
 
 # %% ../nbs/40_cli.ipynb #c4e0fac3
-def _check_methods(args):
-    "Answer a name in `--methods` that does not exist with those that do"
-    from latentreg_fastai.bench import find_method,methods
-    unknown = [m for m in args.methods or [] if m not in methods and ':' not in m]
-    known = [m for m in methods if find_method(m).listed]
-    if unknown: args.error(f"unknown method {', '.join(unknown)}: there are {', '.join(known)}")
-    for m in args.methods or []: find_method(m)          # one that is `module:function` may be wrong, too
+def _unread(stream):
+    "What reads it has closed the pipe, as `head` does. That is no error: the command goes on, and nobody reads the rest"
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+def _say(*lines, end='\n'):
+    "Print to the standard output"
+    try: print(*lines, sep='\n', end=end, flush=True)
+    except BrokenPipeError: _unread(sys.stdout)
+
+class _StdErr:
+    "The standard error, whose reader may leave"
+    def __getattr__(self, name): return getattr(sys.stderr, name)
+    def write(self, text):
+        try: sys.stderr.write(text); sys.stderr.flush()
+        except BrokenPipeError: _unread(sys.stderr)
+    def flush(self): self.write('')
 
 def _progress():
     "Within it what is printed, progress too, goes to the standard error"
-    return contextlib.redirect_stdout(sys.stderr)
-
-def _say(*lines, end='\n'):
-    "Print. That the program that reads it closes the pipe, as `head` does, is no error: the command goes on, and nobody reads the rest"
-    try: print(*lines, sep='\n', end=end, flush=True)
-    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return contextlib.redirect_stdout(_StdErr())
 
 def _demo(args):
-    _check_methods(args)
+    known = ['baseline',*_demo_methods()]
+    unknown = [m for m in args.methods or [] if m not in known]
+    if unknown: args.error(f"unknown method {', '.join(unknown)}: there are {', '.join(known)}")
     import torch
     from pathlib import Path
     from latentreg_fastai.bench import Suite,failures,find_method,methods,plot_table,run_all,show_table,summary
@@ -208,7 +224,8 @@ def _print(report):
     if report.remarks: _say('', *report.remarks)
     bad = [r for r in report.records if failed(r)]
     runs = f"{len(bad)} run{'s' if len(bad) > 1 else ''}"
-    if bad: _say(f"\n{runs} failed, the first with {bad[0]['failed']}; `latentreg bench` with --retry does them again")
+    first = ' '.join(bad[0]['failed'].split()) if bad else ''
+    if bad: _say(f"\n{runs} failed, the first with {first}; `latentreg bench` or `latentreg compare` with --retry does them again")
     _say('\nsaved: ' + ', '.join(map(str, files)))
     return any('failed' in t for t in report.tables.values())
 
@@ -227,10 +244,10 @@ def _timed(names, rounds):
     return speed(names, rounds),bad
 
 def _speed(args):
-    _check_methods(args)
     import platform,torch
     from pathlib import Path
-    from latentreg_fastai.bench import versions,write_record
+    from latentreg_fastai.bench import find_method,versions,write_record
+    for m in args.methods or []: find_method(m)          # one that does not exist is answered with those that do
     with _progress(): table,bad = _timed(args.methods, args.rounds)
     shown = table.reindex([*table.index, *bad]).round(3).to_string(na_rep='failed')
     _say(shown, *(f'failed: {m}, with {e}' for m,e in bad.items()))
