@@ -43,7 +43,7 @@ def test_pictures_say_in_words_what_they_show(nb):
         n = sum(any(k.startswith('image/') for k in o.get('data', {})) for o in c['outputs'])
         alts = pages.options(source)[0].get('fig-alt') or []
         alts = [alts] if isinstance(alts, str) else alts
-        assert len(alts) == n and all(len(a) > 30 for a in alts), f'{nb.name}, cell {i}: {n} pictures, {len(alts)} texts in #| fig-alt:'
+        assert len(alts) in ([n] if c['outputs'] else [0,1]) and all(len(a) > 30 for a in alts), f'{nb.name}, cell {i}: {n} pictures, {len(alts)} texts in #| fig-alt:'
 
 def test_each_notebook_has_its_place_in_the_sidebar():
     def hrefs(o):
@@ -93,7 +93,8 @@ def test_a_fault_of_a_page_is_found(tmp_path, monkeypatch, text, said):
     assert found and said in ' '.join(found)
 
 @pytest.mark.parametrize('text', ['## A heading, `here`\n[a](#a-heading-here)', '[a](01_page.ipynb)', '[a](page.html)', f"[a]({cfg['doc_url']}/page.html)",
-    f"[a]({cfg['git_url']}/blob/main/setup.py#L3)" + '{target="_blank"}', r'$\big\|x\big\|^2 \leq \lambda$', '<table><tr><td>0.2500</td></tr></table>'])
+    f"[a]({cfg['git_url']}/blob/main/setup.py#L3)" + '{target="_blank"}', r'$\big\|x\big\|^2 \leq \lambda$', '<table><tr><td>0.2500</td></tr></table>',
+    '<table><tr><th>epoch</th><td>0.250000</td></tr></table>'])
 def test_a_sound_page_has_no_fault(tmp_path, monkeypatch, text): assert md(tmp_path, monkeypatch, text) == []
 
 def test_outputs_of_a_page(tmp_path, monkeypatch):
