@@ -1,6 +1,6 @@
 """The site. `python .ci/pages.py build` makes it with Quarto, as the hosted workflow does. `check` does without Quarto: nbdev processes the
 notebooks, nbconvert turns them into pages, and Chromium opens these at the width of a telephone and of a laptop. Nothing is trained."""
-import argparse, os, re, shutil, sys
+import argparse, json, os, re, shutil, sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 import nbformat, yaml
@@ -22,6 +22,10 @@ def colab(name, cfg):
     url = f'https://colab.research.google.com/github/{cfg.user}/{cfg.repo}/blob/{cfg.branch}/nbs/{name}'
     return f'[Open this page in Colab]({url}), and run `!pip install git+{cfg.git_url}` there first.'
 
+def one_link(text):
+    "`text` without the links that nbdev puts around names within the words of a link"
+    return re.sub(r'\[([^\[\]]*)\[(`[^`\]]*`)\]\([^()]*\)([^\[\]]*)\](?=\()', r'[\1\2\3]', text)
+
 def process(**kwargs):
     "`_proc`: notebooks as nbdev prepares them for pages, each tutorial with its link to Colab"
     from nbdev.quarto import refresh_quarto_yml
@@ -29,10 +33,14 @@ def process(**kwargs):
     os.chdir(root)
     refresh_quarto_yml()
     proc_nbs(force=True, n_workers=2, **kwargs)
-    for f in proc.glob('tutorial.*.ipynb'):
-        nb = nbformat.read(f, 4)
-        nb.cells.insert(1, nbformat.v4.new_markdown_cell(colab(f.name, config()), id='colab'))
-        nbformat.write(nb, f)
+    for f in proc.glob('*.ipynb'):
+        nb = json.loads(f.read_text('utf8'))
+        for c in nb['cells']:
+            if c['cell_type'] == 'markdown': c['source'] = one_link(''.join(c['source']))
+            for data in (o['data'] for o in c.get('outputs', []) if 'text/markdown' in o.get('data', {})):
+                data['text/markdown'] = one_link(''.join(data['text/markdown']))
+        if f.name.startswith('tutorial.'): nb['cells'].insert(1, dict(cell_type='markdown', id='colab', metadata={}, source=colab(f.name, config())))
+        f.write_text(json.dumps(nb), 'utf8')
 
 def build():
     "The site in `_docs`; needs Quarto"
@@ -115,10 +123,12 @@ def make_pages():
 def check_links(pages):
     "What is wrong with the links, pictures and tables of each page"
     from bs4 import BeautifulSoup
+    from nbdev.config import nbpath2html
     soups = {p: BeautifulSoup(p.read_text('utf8'), 'html.parser') for p in pages.values()}
     names = {p: {t['id'] for t in s.find_all(id=True)} for p,s in soups.items()}
     cfg,wrong = config(),{}
     source = f'{cfg.git_url}/blob/{cfg.branch}/'
+    left_out = {n for f in (root/'nbs').glob('*.ipynb') for n in (f.name, nbpath2html(f).name)} - {n for nb,p in pages.items() for n in (nb, p.name)}
     def broken(page, url):
         "Why `url` leads nowhere, if it can be told without a network"
         if url.startswith(source):
@@ -129,6 +139,7 @@ def check_links(pages):
         parts = urlsplit(url.removeprefix(cfg.doc_url.rstrip('/') + '/') if url.startswith(cfg.doc_url) else url)
         if parts.scheme or parts.netloc: return
         file = unquote(parts.path)
+        if file in left_out: return                                # a page that `--only` did not make
         to = page if not file else pages.get(file, page.parent/file)
         if not to.exists(): return 'there is no such page or file'
         if parts.fragment and to in names and unquote(parts.fragment) not in names[to]: return 'the page has no such heading'
@@ -142,6 +153,7 @@ def check_links(pages):
         raw = {t.text for table in tables for t in table.find_all('td') if re.fullmatch(r'-?\d+\.\d{3,}000', t.text.strip())}
         if raw: found.append(f'numbers of a table are not rounded: {", ".join(sorted(raw)[:4])}')
         for t in s.find_all(['pre','code','math']): t.decompose()
+        found += [f'brackets of a link are shown: {m}' for m in re.findall(r'\]\([^()\s]*\)', s.text)]
         wrong[nb] = found + [f'what stands between dollar signs is no formula: {m}' for m in re.findall(r'\$[^$\n]{1,60}\$', s.text)]
     return wrong
 
@@ -208,7 +220,7 @@ def check(only='', shots=None):
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument('what', choices=['build','check'])
-    p.add_argument('--only', default='', help='check: a regular expression of the notebooks to be processed; links to others are then broken')
+    p.add_argument('--only', default='', help='check: a regular expression of the notebooks to be processed; links to the others are not looked at')
     p.add_argument('--shots', help='check: a folder for screenshots of the pages')
     a = p.parse_args()
     if a.what == 'build': build()

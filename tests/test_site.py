@@ -87,7 +87,7 @@ def md(tmp_path, monkeypatch, text):
     (f"[a]({cfg['git_url']}/blob/main/setup.py#L9999)", 'the file has no such line'), (f"[a]({cfg['git_url']}/blob/main/setup.py#LNone)", 'no such line'),
     ('![](none.png)', 'has no text in its place'), ('![a spiral](none.png)', 'none.png: there is no such page or file'),
     (r'$\frac{1}{2$', 'do not pair'), (r'$\nosuch{x}$', 'a command that is unknown'), ('it is $ x $', 'only without blanks'),
-    ('<table><tr><td>-2.258000</td></tr></table>', 'not rounded: -2.258000')])
+    ('[[`a`](01_page.ipynb)](page.html)', 'brackets of a link are shown'), ('<table><tr><td>-2.258000</td></tr></table>', 'not rounded: -2.258000')])
 def test_a_fault_of_a_page_is_found(tmp_path, monkeypatch, text, said):
     found = md(tmp_path, monkeypatch, text)
     assert found and said in ' '.join(found)
@@ -109,6 +109,10 @@ def test_outputs_of_a_page(tmp_path, monkeypatch):
     html = made['01_page.ipynb'].read_text('utf8')
     assert [w for w in wrong if 'ZeroDivisionError' in w] and [w for w in wrong if w.startswith('a picture of cell 2')] and not [w for w in wrong if 'cell 3' in w]
     assert 'alt="A line: it rises"' in html and 'secret' not in html and 'fig-alt' not in html
+
+@pytest.mark.parametrize('text,want', [('[[`ITRA`](u.html#itra)](13.ipynb)', '[`ITRA`](13.ipynb)'), ('[`ITRA`](u.html#itra)', '[`ITRA`](u.html#itra)'),
+    ('| [see [`ITRA`](u.html#itra) here](13.ipynb) | [`a`](b) |', '| [see `ITRA` here](13.ipynb) | [`a`](b) |'), ('`x[[0]](1)`', '`x[[0]](1)`')])
+def test_a_name_within_a_link_is_no_second_link(text, want): assert pages.one_link(text) == want
 
 def test_the_link_to_colab():
     name = 'tutorial.own_penalty.ipynb'
