@@ -243,6 +243,7 @@ def __getstate__(self:LayerCallback):
     own = lambda k: [n for n in self._states[k] if state.get(n) is not None]
     state.update(dict.fromkeys(own('batch') + own('fit')))
     for k in own('data'): state[k] = LeftOut() if k[0] != '_' else [] if isinstance(state[k], list) else None
+    if '__stored_args__' in state: state['__stored_args__'] = {k: state.get(k, v) for k,v in state['__stored_args__'].items()}   # `store_attr`'s copies
     return state
 
 @patch
