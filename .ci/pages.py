@@ -81,8 +81,8 @@ def exporter(broken):
     res.register_filter('markdown2html', lambda s: MarkdownWithMath(Page(escape=False)).render(attributes.sub('', s)))
     return res
 
-def make_pages(into):
-    "An HTML file in `into` for each processed notebook, the notebooks' names with their pages', and what is wrong in single cells"
+def make_pages():
+    "An HTML file beside each processed notebook; returns the notebooks' names with these files, and what is wrong in single cells"
     from pygments.formatters import HtmlFormatter
     css = (root/'nbs/styles.css').read_text(encoding='utf8') + HtmlFormatter().get_style_defs('.sourceCode')
     pages,wrong = {},{}
@@ -105,10 +105,9 @@ def make_pages(into):
         nb.cells = [c for c in nb.cells if c.cell_type != 'raw']       # the front matter
         body,_ = exporter(broken).from_notebook_node(nb)
         body = re.sub(r'class="\s*highlight\b[^"]*"', 'class="sourceCode"', body)
-        pages[f.name] = into/about.get('output-file', f.with_suffix('.html').name)
+        pages[f.name] = proc/about.get('output-file', f.with_suffix('.html').name)
         pages[f.name].write_text(shell.format(css=css, body=body, title=about.get('title', f.stem), description=about.get('description', '')), 'utf8')
         wrong[f.name] = broken
-    if (proc/'results').exists(): shutil.copytree(proc/'results', into/'results', ignore=shutil.ignore_patterns('*.jsonl', '*.npz', '*.pth'), dirs_exist_ok=True)
     return pages,wrong
 
 # Checks of what the pages say
@@ -195,9 +194,7 @@ def look(pages, shots=None):
 
 def check(only='', shots=None):
     process(file_re=only)
-    out = root/'_proc/_pages'
-    out.mkdir(exist_ok=True)
-    pages,cells = make_pages(out)
+    pages,cells = make_pages()
     if shots: (shots := Path(shots)).mkdir(parents=True, exist_ok=True)
     wrong = {nb: [*cells[nb], *links] for nb,links in check_links(pages).items()}
     for nb,seen in look(pages, shots).items(): wrong[nb] += seen

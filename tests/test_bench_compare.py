@@ -507,6 +507,9 @@ def test_time_for_the_baseline_alone(tmp_path):
     result = comparison(3, MANY, .5, tmp_path)
     assert [r['method'] for r in result.records] == ['baseline'] and 'nothing to compare' in result.advice
     assert any('baseline has 1 of 5 seeds' in n and 'm5 has 0 of 5 seeds' in n for n in result.notes)
+    dropped = [n for n in result.notes if 'dropped' in n]    # before a run of theirs: nothing is known of their gains
+    assert dropped and all(n.endswith('was dropped: the time does not suffice for all.') for n in dropped)
+    assert '1 run of 0.00 hours, on cpu' in result.markdown()
 
 def slow_steps(learn, cbs): learn.fit(1, 1e-2, cbs=[*cbs, NoValidation(), Wait(.1)])   # three steps
 

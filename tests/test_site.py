@@ -56,7 +56,7 @@ def test_each_notebook_has_its_place_in_the_sidebar():
 def test_nbdev_knows_the_addresses_of_settings_ini():
     project = tomllib.loads((HERE/'pyproject.toml').read_text(encoding='utf8'))['project']
     assert [project['name'],project['description']] == [cfg['lib_name'],cfg['description']]
-    assert project['urls'] == dict(Repository=cfg['git_url'], Documentation=cfg['doc_url'])
+    assert [project['urls'][k] for k in ('Repository','Documentation')] == [cfg['git_url'],cfg['doc_url']]
     assert index['settings']['git_url'] == cfg['git_url'] and index['settings']['doc_host'] + index['settings']['doc_baseurl'] == cfg['doc_url']
 
 def test_source_links_have_lines():
@@ -74,7 +74,7 @@ def notebook(tmp_path, monkeypatch, *cells):
     monkeypatch.setattr(pages, 'proc', tmp_path)
     front = v4.new_raw_cell('---\ntitle: a page\noutput-file: page.html\n---\n')
     nbformat.write(v4.new_notebook(cells=[front, *cells]), tmp_path/'01_page.ipynb')
-    made,wrong = pages.make_pages(tmp_path)
+    made,wrong = pages.make_pages()
     return made,wrong['01_page.ipynb'] + pages.check_links(made)['01_page.ipynb']
 
 def md(tmp_path, monkeypatch, text):

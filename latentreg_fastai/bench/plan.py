@@ -211,7 +211,8 @@ def _that_fit(self:Plan, rows, best, seeds):
         rows.remove(worst)
         self.dropped.append(worst)
         n = len(error[worst])
-        self.note(f"{worst} was dropped after {n} seed{'s' if n > 1 else ''}: the time does not suffice for all, and it gained least.")
+        after,why = (f" after {n} seed{'s' if n > 1 else ''}",', and it gained least') if n else ('','')
+        self.note(f'{worst} was dropped{after}: the time does not suffice for all{why}.')
     return rows
 
 @patch

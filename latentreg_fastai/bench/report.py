@@ -409,7 +409,8 @@ def runs_text(records):
     each = lambda k: ', '.join(sorted({str(r.get(k)) for r in ok}))
     hours = sum(r['seconds'] for r in ok)/3600
     used = ', '.join(f'{k} {x}' for k,x in ok[-1]['versions'].items())
-    return f"{len(ok)} runs of {hours:.2f} hours together, on {each('device')} with {each('threads')} thread(s) each; {used}."
+    runs = f'1 run of {hours:.2f} hours' if len(ok) == 1 else f'{len(ok)} runs of {hours:.2f} hours together'
+    return f"{runs}, on {each('device')} with {each('threads')} thread(s) each; {used}."
 
 def failed_table(bad):
     rows = [dict(row=row_of(r), condition=r.get('condition', ''), stage=r.get('stage', ''), seed=r['seed'], error=r['failed']) for r in bad]
