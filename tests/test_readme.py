@@ -72,7 +72,7 @@ def names():
 def test_table_and_list_follow_from_the_files(made, names):
     "The table from the records, the list from the tutorials"
     table,tutorials = (made.absolute(t, made.cfg['doc_url'], '') for t in names['shown'])
-    assert f'\n{table}\n' in README and f'\n{tutorials}\n' in README, 'run nbs/index.ipynb, save it, and run python .ci/readme.py'
+    assert f'\n{table}\n' in README and f'\n{tutorials}\n' in README, 'jupyter nbconvert --to notebook --execute --inplace nbs/index.ipynb && nbdev-clean && python .ci/readme.py'
     assert len(table.splitlines()) - 2 <= 8 and set(names['verdicts']) <= set(vars(__import__('latentreg_fastai.all').all))
 
 def test_the_table_by_hand():
