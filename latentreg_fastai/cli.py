@@ -51,7 +51,8 @@ def _demo_methods():
     "The rows of the suite `digits`; its file is read alone, since the help must not wait for fastai"
     import yaml
     from pathlib import Path
-    return list(yaml.safe_load((Path(__file__).parent/'bench/suites/digits.yaml').read_text(encoding='utf8'))['rows'])
+    file = Path(latentreg_fastai.__file__).parent/'bench/suites/digits.yaml'
+    return list(yaml.safe_load(file.read_text(encoding='utf8'))['rows'])
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     "Defaults are shown where there are any"

@@ -50,6 +50,12 @@ def test_every_link_leads_somewhere(made):
                  if c['cell_type'] == 'markdown' for h in re.findall(r'^#+ (.*)$', ''.join(c['source']), flags=re.M)]
         assert not anchor or anchor in heads, l
 
+def test_no_link_is_around_a_name_that_nbdev_links():
+    "On the site it makes a link of each name in backticks, and a link in a link is none"
+    texts = [t for c in json.loads((HERE/'nbs/index.ipynb').read_text(encoding='utf8'))['cells']
+             for t in [''.join(c['source']), *(''.join(o.get('data', {}).get('text/markdown', '')) for o in c.get('outputs', []))]]
+    assert not [m for t in texts for m in re.findall(r'\[[^\]]*`[^\]]*\]\(', t)]
+
 # What the records say
 
 def cells(): return [''.join(c['source']) for c in json.loads((HERE/'nbs/index.ipynb').read_text(encoding='utf8'))['cells'] if c['cell_type'] == 'code']
@@ -72,7 +78,7 @@ def names():
 def test_table_and_list_follow_from_the_files(made, names):
     "The table from the records, the list from the tutorials"
     table,tutorials = (made.absolute(t, made.cfg['doc_url'], '') for t in names['shown'])
-    assert f'\n{table}\n' in README and f'\n{tutorials}\n' in README, 'run nbs/index.ipynb, save it, and run python .ci/readme.py'
+    assert f'\n{table}\n' in README and f'\n{tutorials}\n' in README, 'jupyter nbconvert --to notebook --execute --inplace nbs/index.ipynb && nbdev-clean && python .ci/readme.py'
     assert len(table.splitlines()) - 2 <= 8 and set(names['verdicts']) <= set(vars(__import__('latentreg_fastai.all').all))
 
 def test_the_table_by_hand():
@@ -84,10 +90,10 @@ def test_the_table_by_hand():
     d = [base[s] - mixed[s] for s in base]
     mean = sum(d)/len(d)
     half = 2.262157*(sum((x - mean)**2 for x in d)/(len(d) - 1)/len(d))**.5            # Student's t, nine degrees of freedom
-    row = next(l for l in tables[1].splitlines() if '`ManifoldMixup`' in l)
+    row = next(l for l in tables[1].splitlines() if '[ManifoldMixup]' in l)
     assert f"**{mean:.2f}** ({mean-half:.2f} to {mean+half:.2f}; {sum(x > 0 for x in d)} of {len(d)})" in row and len(d) == 10
     assert f"{read('speed.jsonl')[-1]['ratios']['ResNet-20, batch 128']['ManifoldMixup']:.2f}×" in row
-    lost = next(l for l in tables[1].splitlines() if '`PhantomEmbedding`' in l).split(' | ')
+    lost = next(l for l in tables[1].splitlines() if '[PhantomEmbedding]' in l).split(' | ')
     assert lost[2] == '–' and '0 of 3' in lost[3] and '**' not in lost[3]
 
 # Each block, as printed
