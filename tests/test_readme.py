@@ -21,7 +21,7 @@ def made():
 def test_it_is_in_step_with_its_notebook():
     p = subprocess.run([sys.executable, '-W', 'ignore', HERE/'.ci/readme.py', '--check'], capture_output=True, text=True)
     assert p.returncode == 0, p.stderr
-    assert len(README.splitlines()) <= 125 and README.count('![') == 1 and '<table' not in README and '<div' not in README
+    assert len(README.splitlines()) <= 130 and README.count('![') == 1 and '<table' not in README and '<div' not in README
 
 # Links
 
