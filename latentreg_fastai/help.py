@@ -99,14 +99,16 @@ def _explain_class(cls):
         if isinstance(f, FunctionType) and not name.startswith('_') and f.__doc__: _explain(f)
 
 def document(
-    *classes, # Classes of other packages, to which modules of this one have added methods
+    *classes:type, # Classes of other packages, to which modules of this one have added methods
 ):
     "Add what comments say of parameters and results to the docstrings of all public names of this package, in the modules that are loaded"
     root = __name__.rpartition('.')[0]
     for name,m in [*sys.modules.items()]:
-        if not name.startswith(f'{root}.') or name in _done or not hasattr(m, '__all__'): continue
+        if not name.startswith(f'{root}.') or name in _done: continue
+        names = getattr(m, '__all__', ())
+        if not all(hasattr(m, n) for n in names): continue  # half loaded
         _done.add(name)
-        for o in (getattr(m, n, None) for n in m.__all__):
+        for o in (getattr(m, n) for n in names):
             if getattr(o, '__module__', None) != name: continue
             if isinstance(o, type): _explain_class(o)
             elif isinstance(o, FunctionType): _explain(o)

@@ -96,7 +96,7 @@ class LatentInterpretation(Interpretation):
         probs:Tensor, # Probabilities, (N, K), float64, both of a binary classifier with one output, or whatever the model predicts
         targets:Tensor, # Labels, (N,), or other targets
         site:Site, # The place in the model that the features come from
-        act=None, # Turns predictions into probabilities; by default the loss function's `activation`, else a softmax
+        act:Callable=None, # Turns predictions into probabilities; by default the loss function's `activation`, else a softmax
         memory:float=2., # Gigabytes for features
         seed:int=0, # Seeds the random subsets where not all samples are used
     ):
