@@ -232,7 +232,7 @@ def robustness(
     steps:int=20, # Steps of PGD, which begins at a random point
     unbounded:dict=None, # Arguments of PGD without a bound; by default the paper's 200 `steps` of length 0.01 (`step`)
     levels:dict=None, # Strengths that replace those of deformations and corruptions: {test: strengths}
-    n:int=1000, # Number of samples, drawn with `seed`; `None` for all
+    n:int|None=1000, # Number of samples, drawn with `seed`; `None` for all
     seed:int=0, # Seeds the samples and the random numbers of the tests
     plot:bool=False, # Also draw the table with `plot_robustness`?
     act:Callable=None, # Turns predictions into probabilities; by default the loss function's `activation`, else a softmax
