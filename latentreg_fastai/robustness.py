@@ -27,7 +27,9 @@ class PixelSpace:
         norms = [f for f in (tfms.fs if isinstance(tfms, Pipeline) else [tfms]) if isinstance(f, Normalize)]
         self.mean,self.std = ((t.as_subclass(Tensor) for t in (norms[0].mean,norms[0].std)) if norms else (None,None))
 
-    def to(self, x):
+    def to(self,
+        x:Tensor, # Images as the model takes them, (N, C, H, W)
+    )->Tensor: # The same shape
         "Pixels of the batch `x`"
         acts,x = isinstance(x, TensorImage),x.detach().as_subclass(Tensor)   # fastai's Normalize ignores plain tensors
         if not acts: self.mean = None
@@ -37,7 +39,9 @@ class PixelSpace:
                              'they must lie in [0, 1], or be normalised by `Normalize`')
         return x
 
-    def back(self, x):
+    def back(self,
+        x:Tensor, # Pixels, (N, C, H, W)
+    )->Tensor: # The same shape
         "The input of the model for the pixels `x`"
         return x.clone() if self.mean is None else (x - self.mean.to(x))/self.std.to(x)
 
@@ -288,7 +292,7 @@ def plot_robustness(
     tables:pd.DataFrame|dict, # From `robustness`, or a dict of such tables by name, or for each name a list of tables of several runs
     ax:plt.Axes|Iterable=None, # Axes to draw in, one for each panel
     figsize:tuple=None, # Of a new figure, in inches
-)->list: # Axes
+)->np.ndarray: # Axes
     "Plot accuracy over ε, angle, zoom and severity, with a panel for each test and one for all corruptions; returns the axes"
     runs = {k: list(v) if is_listy(v) else [v] for k,v in _tables(tables).items()}
     angle = 'angle up to ± degrees'

@@ -78,6 +78,12 @@ def test_papers_can_be_found_without_the_notebook():
 def test_methods_of_fastai_classes_are_explained():
     assert all('\nParameters\n' in f.__doc__ for f in (Learner.weight_find, Learner.save_training, Learner.load_training, Recorder.plot_latent))
 
+def test_methods_for_users_are_explained():
+    from latentreg_fastai.all import LatentComparison, LatentInterpretation
+    for c in (LatentInterpretation, LatentComparison):
+        fs = {k: getattr(f, '__func__', f) for k,f in vars(c).items() if isinstance(getattr(f, '__func__', f), FunctionType) and k[0] != '_'}
+        assert len(fs) > 10 and not [k for k,f in fs.items() if [a for a in arguments(f) if a not in said_of(f)] or 'return' not in f.__annotations__]
+
 def test_once_is_enough():
     doc = Learner.weight_find.__doc__
     document(Learner)
