@@ -1553,6 +1553,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'latentreg_fastai.help._explain': ('help.html#_explain', 'latentreg_fastai/help.py'),
                                        'latentreg_fastai.help._explain_class': ('help.html#_explain_class', 'latentreg_fastai/help.py'),
                                        'latentreg_fastai.help._fields': ('help.html#_fields', 'latentreg_fastai/help.py'),
+                                       'latentreg_fastai.help._is_callback': ('help.html#_is_callback', 'latentreg_fastai/help.py'),
                                        'latentreg_fastai.help._parts': ('help.html#_parts', 'latentreg_fastai/help.py'),
                                        'latentreg_fastai.help._place': ('help.html#_place', 'latentreg_fastai/help.py'),
                                        'latentreg_fastai.help._section': ('help.html#_section', 'latentreg_fastai/help.py'),

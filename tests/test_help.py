@@ -75,6 +75,10 @@ def test_papers_can_be_found_without_the_notebook():
         assert where in c.__doc__.partition('References')[2], c
     assert len(papers) == 7
 
+def test_callbacks_say_when_they_refuse():
+    from latentreg_fastai.all import ITRA, ManifoldMixup, MMDVAE
+    assert all('\nRaises\n------\nValueError, TypeError\n' in c.__doc__ for c in (ITRA, ManifoldMixup)) and 'Raises' not in MMDVAE.__doc__
+
 def test_methods_of_fastai_classes_are_explained():
     assert all('\nParameters\n' in f.__doc__ for f in (Learner.weight_find, Learner.save_training, Learner.load_training, Recorder.plot_latent))
 
