@@ -4,7 +4,7 @@
 
 Each page becomes a file, and pyright says where the arguments of a call do not fit. Calls of this package alone are judged: fastai has no types of
 its own and adds methods at run time."""
-import json, re, subprocess, sys, tempfile
+import ast, json, re, subprocess, sys, tempfile
 from pathlib import Path
 
 root = Path(__file__).parent.parent
@@ -25,10 +25,17 @@ def public():
     made = (re.search(r'^__all__ = \[(.*?)\]', p.read_text(encoding='utf8'), flags=re.M | re.S) for p in (root/'latentreg_fastai').rglob('*.py'))
     return {n for m in made if m for n in re.findall(r"'(\w+)'", m[1])} | {'weight_find','save_training','load_training','plot_latent'}
 
+def called(lines, line, col, argument):
+    "The name of the innermost call at a place in the code, or of the one with the argument that begins there"
+    at = lambda n: (n.lineno,n.col_offset) <= (line,col-argument) and (line,col) < (n.end_lineno,n.end_col_offset)
+    calls = [n for n in ast.walk(ast.parse('\n'.join(lines))) if isinstance(n, ast.Call) and at(n)]
+    f = max(calls, key=lambda n: (n.lineno,n.col_offset)).func if calls else None
+    return getattr(f, 'id', getattr(f, 'attr', None))
+
 def check(code): # Pairs of a page's name and its code
     "What does not fit: the page, the line, and what pyright says of it"
     with tempfile.TemporaryDirectory() as d:
-        files = {}
+        files,names = {},public()
         for i,(name,text) in enumerate(code):
             files[f'page{i}.py'] = name,text.splitlines()
             (Path(d)/f'page{i}.py').write_text(text, encoding='utf8')
@@ -40,8 +47,10 @@ def check(code): # Pairs of a page's name and its code
         for g in json.loads(p.stdout)['generalDiagnostics']:
             if g.get('rule') not in rules: continue
             name,lines = files[Path(g['file']).name]
-            said = '\n'.join(lines[g['range']['start']['line']:g['range']['end']['line']+1])
-            if re.search(rf"\b({'|'.join(public())})\(", said): yield name,said.strip(),g['message']
+            line,col = g['range']['start']['line']+1,g['range']['start']['character']
+            unknown = 'of type "(...) -> Any"' in g['message']              # what fastai adds when it runs
+            if unknown or called(lines, line, col, g['rule'] == rules[0]) not in names: continue
+            yield name,lines[line-1].strip(),g['message']
 
 if __name__ == '__main__':
     errors = list(check(pages()))

@@ -567,7 +567,7 @@ def stages(self:SignalPass,
 # %% ../nbs/01_signal.ipynb #878989f3
 def latent_layers(
     model:nn.Module, # The network
-    *xb:Tensor, # A batch of inputs, as the model takes them; without it, only names and types
+    *xb:object, # A batch of inputs, as the model takes them; without it, only names and types
 )->pd.DataFrame: # A row a layer: name (index), type, output shape without the batch, units, does all of the signal pass, what picks it
     "The layers of `model` that a callback can be given, and which of them the defaults pick"
     names = [dict(layer=n, type=_kind(m)) for n,m in named_layers(model).items() if n]
