@@ -600,7 +600,7 @@ class _Watch(Callback):
         self.curve.append(dict(epoch=self.epoch, train_loss=self.recorder.values[-1][0], **measured))
 
 def clock(
-    device, # That of the training
+    device:torch.device, # That of the training
 )->float: # Seconds since some moment: what a GPU took until its work is done; on a CPU what this process took of it, on all its cores
     "The time of the training alone: on a CPU whatever else runs beside it does not count"
     if device.type == 'cpu': return time.process_time()
