@@ -21,5 +21,5 @@ setup(name=cfg['lib_name'], version=cfg['version'], description=cfg['description
       python_requires=f">={cfg['min_python']}",
       long_description=(here/'README.md').read_text(encoding='utf8'), long_description_content_type='text/markdown',
       packages=find_packages(include=[cfg['lib_name'], f"{cfg['lib_name']}.*"]),
-      package_data={f"{cfg['lib_name']}.bench": ['suites/*.yaml']}, install_requires=cfg['requirements'].split(), extras_require=extras,
+      package_data={cfg['lib_name']: ['py.typed'], f"{cfg['lib_name']}.bench": ['suites/*.yaml']}, install_requires=cfg['requirements'].split(), extras_require=extras,
       entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"})

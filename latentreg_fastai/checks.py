@@ -16,19 +16,19 @@ def _who(who): return who if isinstance(who, str) else type(who).__name__
 def _number(v): return isinstance(v, (int,float,np.number)) and not isinstance(v, (bool,np.bool_)) and math.isfinite(v)
 
 def check_number(
-    who, # The object that was given the argument, or the name of the function, for the message
+    who:object, # The object that was given the argument, or the name of the function, for the message
     name:str, # Name of the argument
-    v, # What was given
+    v:object, # What was given
     above:bool=False, # Must it be above 0, rather than 0 or more?
-): # `v`
+)->float: # `v`
     "`v` if it is a finite number of 0 or more. Raises `ValueError`"
     if _number(v) and (v > 0 if above else v >= 0): return v
     raise ValueError(f"{_who(who)}: `{name}` must be a finite number {'above 0' if above else 'of 0 or more'}, not {v!r}")
 
 def check_whole(
-    who, # The object that was given the argument, or the name of the function, for the message
+    who:object, # The object that was given the argument, or the name of the function, for the message
     name:str, # Name of the argument
-    v, # What was given
+    v:object, # What was given
     low:int=1, # The smallest number that will do
 )->int: # `v`
     "`v` if it is a whole number of `low` or more; NumPy's will do, a bool will not. Raises `ValueError`"
@@ -36,23 +36,23 @@ def check_whole(
     raise ValueError(f"{_who(who)}: `{name}` must be a whole number {'above 0' if low == 1 else f'of {low} or more'}, not {v!r}")
 
 def check_share(
-    who, # The object that was given the argument, or the name of the function, for the message
+    who:object, # The object that was given the argument, or the name of the function, for the message
     name:str, # Name of the argument
-    v, # What was given
+    v:object, # What was given
     above:bool=False, # Must it be above 0?
     below_one:bool=False, # Must it be below 1?
-): # `v`
+)->float: # `v`
     "`v` if it is a number from 0 to 1: a share or a probability. Raises `ValueError`"
     if _number(v) and (v > 0 if above else v >= 0) and (v < 1 if below_one else v <= 1): return v
     what = ('above 0 and ' if above else 'from 0 ') + ('below 1' if below_one else 'up to 1' if above else 'to 1')
     raise ValueError(f'{_who(who)}: `{name}` is a share, a number {what}, not {v!r}')
 
 def check_choice(
-    who, # The object that was given the argument, or the name of the function, for the message
+    who:object, # The object that was given the argument, or the name of the function, for the message
     name:str, # Name of the argument
-    v, # What was given
-    choices, # What there is to choose from
-): # `v`
+    v:object, # What was given
+    choices:tuple, # What there is to choose from
+)->str: # `v`
     "`v` if it is one of `choices`. Raises `ValueError`"
     if v in choices: return v
     *most,last = map(repr, choices)

@@ -260,7 +260,7 @@ def _speed(args):
 
 # %% ../nbs/40_cli.ipynb #e9a1a7a2
 def main(
-    argv=None, # Arguments; by default those of the process
+    argv:list=None, # Arguments; by default those of the process
 ):
     "The command `latentreg`"
     try: args = _parser().parse_args(argv)

@@ -69,13 +69,14 @@ def explained(
     source:list, # Lines of the file
     start:int|None, # Where the signature begins, from 0; `None` for none
     result:bool=True, # Say what is returned?
-)->str: # The docstring with sections for parameters, result and papers, as far as there is something to say
+    raises:str='', # What is raised, and when
+)->str: # The docstring with sections for parameters, result, errors and papers, as far as there is something to say
     "A docstring that says what the comments say"
     if doc and '\nParameters\n' in doc: return doc                # it says so itself, or was here before
     found,returned = ([],'') if start is None else parameters(source, start)
     cited = [ref for name,ref in papers.items() if re.search(rf'\b{re.escape(name)}\b', doc or '')]
     return (doc or '').rstrip() + _section('Parameters', found) + _section('Returns', [returned] if result and returned else []) + \
-           _section('References', cited)
+           _section('Raises', [raises] if raises else []) + _section('References', cited)
 
 # %% ../nbs/00_help.ipynb #6b8dd0b0
 _done = set()
@@ -85,30 +86,38 @@ def _place(f):
     code = inspect.unwrap(f).__code__
     return code.co_filename,code.co_firstlineno-1
 
-def _explain(o, f=None):
+def _explain(o, f=None, raises=''):
     "Explain `o` by the signature of `f`, by default its own"
     file,start = _place(f or o)
-    o.__doc__ = explained(o.__doc__, linecache.getlines(file), start, f is None)
+    o.__doc__ = explained(o.__doc__, linecache.getlines(file), start, f is None, raises)
+
+_refusals = """ValueError, TypeError
+    Bad arguments at once; what the learner's layers, loss, targets or other callbacks do not allow, at the start of a fit or in its first batch.
+    The message names the callback, what it got and what to do."""
+
+def _is_callback(cls): return any(c.__name__ == 'LayerCallback' for c in cls.__mro__)
 
 def _explain_class(cls):
     source = linecache.getlines(sys.modules[cls.__module__].__file__)
     if dataclasses.is_dataclass(cls):
         start = next((i for i,l in enumerate(source) if re.match(rf'class {cls.__name__}\b', l)), None)
         cls.__doc__ = explained(cls.__doc__, source, start)
-    elif isinstance(cls.__init__, FunctionType): _explain(cls, cls.__init__)
+    elif isinstance(cls.__init__, FunctionType): _explain(cls, cls.__init__, _refusals if _is_callback(cls) else '')
     for name,o in [*vars(cls).items()]:
         f = getattr(o, '__func__', o)
         if isinstance(f, FunctionType) and not name.startswith('_') and f.__doc__: _explain(f)
 
 def document(
-    *classes, # Classes of other packages, to which modules of this one have added methods
+    *classes:type, # Classes of other packages, to which modules of this one have added methods
 ):
     "Add what comments say of parameters and results to the docstrings of all public names of this package, in the modules that are loaded"
     root = __name__.rpartition('.')[0]
     for name,m in [*sys.modules.items()]:
-        if not name.startswith(f'{root}.') or name in _done or not hasattr(m, '__all__'): continue
+        if not name.startswith(f'{root}.') or name in _done: continue
+        names = getattr(m, '__all__', ())
+        if not all(hasattr(m, n) for n in names): continue  # half loaded
         _done.add(name)
-        for o in (getattr(m, n, None) for n in m.__all__):
+        for o in (getattr(m, n) for n in names):
             if getattr(o, '__module__', None) != name: continue
             if isinstance(o, type): _explain_class(o)
             elif isinstance(o, FunctionType): _explain(o)

@@ -98,7 +98,7 @@ class LatentInterpretation(Interpretation):
         probs:Tensor, # Probabilities, (N, K), float64, both of a binary classifier with one output, or whatever the model predicts
         targets:Tensor, # Labels, (N,), or other targets
         site:Site, # The place in the model that the features come from
-        act=None, # Turns predictions into probabilities; by default the loss function's `activation`, else a softmax
+        act:Callable=None, # Turns predictions into probabilities; by default the loss function's `activation`, else a softmax
         memory:float=2., # Gigabytes for features
         seed:int=0, # Seeds the random subsets where not all samples are used
     ):
@@ -111,14 +111,14 @@ class LatentInterpretation(Interpretation):
 
     @classmethod
     def from_learner(cls,
-        learn, # A trained learner
-        layer=None, # As `get_layer` takes it (its output), or a name with `:input`; by default the network's last activations
+        learn:Learner, # A trained learner
+        layer:LayerLike=None, # As `get_layer` takes it (its output), or a name with `:input`; by default the network's last activations
         dl:DataLoader=None, # Loader of the samples; by default `learn.dls[ds_idx]`
         ds_idx:int=1, # Which of the learner's loaders: 0 for training, without augmentation, 1 for validation
-        act=None, # Turns predictions into probabilities; by default the loss function's `activation`, else a softmax
+        act:Callable=None, # Turns predictions into probabilities; by default the loss function's `activation`, else a softmax
         memory:float=2., # Gigabytes for features; if they need more, a random subset of the samples is kept
         seed:int=0, # Seeds that subset
-    ):
+    )->'LatentInterpretation':
         "Gather features, probabilities and targets of `dl` in one pass"
         if not (isinstance(memory, (int,float)) and memory > 0):
             raise ValueError(f'LatentInterpretation: `memory` must be gigabytes above 0, not {memory!r}')
@@ -196,10 +196,10 @@ class LatentComparison:
 @patch(cls_method=True)
 def compare(cls:LatentInterpretation,
     learners:dict, # For each name a learner or a `LatentInterpretation`
-    layer=None, # As for `from_learner`
+    layer:LayerLike=None, # As for `from_learner`
     dl:DataLoader=None, # Loader of the samples; by default each learner's validation loader
     **kwargs, # For `from_learner`
-):
+)->LatentComparison:
     "A `LatentComparison` of several learners"
     if not learners: raise ValueError('LatentInterpretation.compare: there is no learner to compare')
     gathered = lambda l: l if isinstance(l, LatentInterpretation) else cls.from_learner(l, layer, dl, **kwargs)
@@ -228,12 +228,16 @@ def calibration(self:LatentInterpretation,
 
 # %% ../nbs/23_interpret.ipynb #d267e621
 @patch
-def characteristics(self:LatentComparison, **kwargs):
+def characteristics(self:LatentComparison,
+    **kwargs, # For `LatentInterpretation.characteristics`
+)->pd.DataFrame: # A column for each
     "`LatentInterpretation.characteristics`, a column for each"
     return self._columns(lambda i: i.characteristics(**kwargs).iloc[:,0])
 
 @patch
-def calibration(self:LatentComparison, **kwargs):
+def calibration(self:LatentComparison,
+    **kwargs, # For `LatentInterpretation.calibration`
+)->pd.DataFrame: # A column for each
     "`LatentInterpretation.calibration`, a column for each"
     return self._columns(lambda i: i.calibration(**kwargs).iloc[:,0])
 
@@ -249,7 +253,10 @@ def __repr__(self:LatentComparison): return str(self.table)
 
 @patch
 @styled
-def plot(self:LatentComparison, ax=None, figsize=None):
+def plot(self:LatentComparison,
+    ax:plt.Axes|Iterable=None, # Axes to draw in, one for each
+    figsize:tuple=None, # Of a new figure, in inches
+)->np.ndarray: # Axes
     "Each measure relative to that of the first learner, on a logarithmic axis; returns the axes"
     table = self.table
     base = table.iloc[:,0]
@@ -269,14 +276,19 @@ def plot(self:LatentComparison, ax=None, figsize=None):
 def plot_reliability(self:LatentInterpretation,
     n_bins:int=15, # Bins of confidence
     adaptive:bool=False, # Bins of equal size, not of equal width?
-    ax=None, # Axes to draw in
+    ax:plt.Axes=None, # Axes to draw in
     figsize:tuple=None, # Of a new figure, in inches
-):
+)->plt.Axes:
     "Plot accuracy over confidence; returns the axes"
     return plot_bins(calibration_bins(self.probs, self._labels('plot_reliability'), n_bins, adaptive), ax=ax, figsize=figsize)
 
 @patch
-def plot_reliability(self:LatentComparison, ax=None, figsize=None, ncols=None, **kwargs):
+def plot_reliability(self:LatentComparison,
+    ax:plt.Axes|Iterable=None, # Axes to draw in, one for each
+    figsize:tuple=None, # Of a new figure, in inches
+    ncols:int=None, # Panels in a row
+    **kwargs, # For `LatentInterpretation.plot_reliability`
+)->np.ndarray: # Axes
     "`LatentInterpretation.plot_reliability`, a panel for each; returns the axes"
     return self._panels(lambda i,a: i.plot_reliability(ax=a, **kwargs), ax, figsize, ncols)
 
@@ -304,7 +316,9 @@ def _subset(self:LatentInterpretation, n):
     return np.arange(total) if n is None or n >= total else np.random.default_rng(self.seed).permutation(total)[:n]
 
 @patch
-def knn(self:LatentComparison, **kwargs):
+def knn(self:LatentComparison,
+    **kwargs, # For `LatentInterpretation.knn`
+)->pd.DataFrame: # A column for each
     "Errors of `LatentInterpretation.knn`, a column for each"
     return self._columns(lambda i: i.knn(**kwargs).error)
 
@@ -333,10 +347,10 @@ def _busiest(self:LatentInterpretation, n):
 def plot_histograms(self:LatentInterpretation,
     unit:int=None, # Which unit; by default the one that varies most
     bins:int=40, # Over the range of all values
-    ax=None, # Axes to draw in
+    ax:plt.Axes=None, # Axes to draw in
     figsize:tuple=None, # Of a new figure, in inches
     legend:bool=True, # Name the classes?
-):
+)->plt.Axes:
     "Plot a histogram of a unit's activations for each class (class-wise paper, Fig. 1, top); returns the axes"
     unit = self._busiest(1)[0] if unit is None else self._unit(unit)
     ax = plot_class_histograms(self.features[:,unit], self._labels('plot_histograms'), self.vocab, bins, ax, figsize, legend)
@@ -347,10 +361,10 @@ def plot_histograms(self:LatentInterpretation,
 def plot_units(self:LatentInterpretation,
     i:int=None, # A unit; by default the one that varies most
     j:int=None, # Another unit; by default the one that varies most among the others
-    ax=None, # Axes to draw in
+    ax:plt.Axes=None, # Axes to draw in
     figsize:tuple=None, # Of a new figure, in inches
     **kwargs, # For `plot_points`
-):
+)->plt.Axes:
     "Plot the activations of two units, a point for each sample (class-wise paper, Fig. 1, bottom); returns the axes"
     if self.features.shape[1] < 2: raise ValueError(f'LatentInterpretation: {self.site} has one unit only')
     i = next(u for u in self._busiest(2) if j is None or u != self._unit(j)) if i is None else self._unit(i)
@@ -361,13 +375,26 @@ def plot_units(self:LatentInterpretation,
 
 # %% ../nbs/23_interpret.ipynb #42ce0ef0
 @patch
-def plot_histograms(self:LatentComparison, unit=None, ax=None, figsize=None, ncols=None, **kwargs):
+def plot_histograms(self:LatentComparison,
+    unit:int=None, # Which unit; by default the one that varies most in each
+    ax:plt.Axes|Iterable=None, # Axes to draw in, one for each
+    figsize:tuple=None, # Of a new figure, in inches
+    ncols:int=None, # Panels in a row
+    **kwargs, # For `LatentInterpretation.plot_histograms`
+)->np.ndarray: # Axes
     "`LatentInterpretation.plot_histograms`, a panel for each, with one legend; returns the axes"
     lead = next(iter(self.interps.values()))
     return self._panels(lambda i,a: i.plot_histograms(unit, ax=a, **{'legend': i is lead, **kwargs}), ax, figsize, ncols)
 
 @patch
-def plot_units(self:LatentComparison, i=None, j=None, ax=None, figsize=None, ncols=None, **kwargs):
+def plot_units(self:LatentComparison,
+    i:int=None, # A unit; by default the one that varies most in each
+    j:int=None, # Another unit
+    ax:plt.Axes|Iterable=None, # Axes to draw in, one for each
+    figsize:tuple=None, # Of a new figure, in inches
+    ncols:int=None, # Panels in a row
+    **kwargs, # For `LatentInterpretation.plot_units`
+)->np.ndarray: # Axes
     "`LatentInterpretation.plot_units`, a panel for each; returns the axes"
     return self._panels(lambda o,a: o.plot_units(i, j, ax=a, **kwargs), ax, figsize, ncols)
 
@@ -387,10 +414,10 @@ def pca(self:LatentInterpretation,
 @patch
 def plot_pca(self:LatentInterpretation,
     dims:int=2, # 2, or 3 for a plot in three dimensions as in the paper
-    ax=None, # Axes to draw in
+    ax:plt.Axes=None, # Axes to draw in
     figsize:tuple=None, # Of a new figure, in inches
     **kwargs, # For `plot_points`
-):
+)->plt.Axes:
     "Plot the first principal components of the features (class-wise paper, Figs. 2, 4 and 5); returns the axes"
     if dims not in (2,3): raise ValueError(f'LatentInterpretation.plot_pca: `dims` is 2 or 3, not {dims!r}')
     y,(xy,share) = self._labels('plot_pca'),self.pca(dims)
@@ -402,10 +429,10 @@ def plot_pca(self:LatentInterpretation,
 def plot_tsne(self:LatentInterpretation,
     max_n:int=2000, # Plot a random subset of the samples of this size, which the title states; `None` for all
     perplexity:float=30., # Effective number of neighbours of a sample
-    ax=None, # Axes to draw in
+    ax:plt.Axes=None, # Axes to draw in
     figsize:tuple=None, # Of a new figure, in inches
     **kwargs, # For `plot_points`
-):
+)->plt.Axes:
     "Plot a t-SNE of the features (ITRA, Fig. 3); returns the axes"
     from sklearn.manifold import TSNE
     y,n,pick = self._labels('plot_tsne'),len(self.features),self._subset(max_n)
@@ -419,13 +446,24 @@ def plot_tsne(self:LatentInterpretation,
 
 # %% ../nbs/23_interpret.ipynb #6b7da5ed
 @patch
-def plot_pca(self:LatentComparison, dims=2, ax=None, figsize=None, ncols=None, **kwargs):
+def plot_pca(self:LatentComparison,
+    dims:int=2, # 2, or 3 for a plot in three dimensions
+    ax:plt.Axes|Iterable=None, # Axes to draw in, one for each
+    figsize:tuple=None, # Of a new figure, in inches
+    ncols:int=None, # Panels in a row
+    **kwargs, # For `LatentInterpretation.plot_pca`
+)->np.ndarray: # Axes
     "`LatentInterpretation.plot_pca`, a panel for each; returns the axes"
     space = dict(subplot_kw=dict(projection='3d')) if dims == 3 else {}
     return self._panels(lambda i,a: i.plot_pca(dims, ax=a, **kwargs), ax, figsize, ncols, **space)
 
 @patch
-def plot_tsne(self:LatentComparison, ax=None, figsize=None, ncols=None, **kwargs):
+def plot_tsne(self:LatentComparison,
+    ax:plt.Axes|Iterable=None, # Axes to draw in, one for each
+    figsize:tuple=None, # Of a new figure, in inches
+    ncols:int=None, # Panels in a row
+    **kwargs, # For `LatentInterpretation.plot_tsne`
+)->np.ndarray: # Axes
     "`LatentInterpretation.plot_tsne`, a panel for each; returns the axes"
     return self._panels(lambda i,a: i.plot_tsne(ax=a, **kwargs), ax, figsize, ncols)
 
@@ -439,7 +477,7 @@ def _with_labels(xb, y, ignored):
 
 @patch
 def interpolation(self:LatentInterpretation,
-    layers='all', # Places of mixing besides the input, as `mixing_sites` takes them
+    layers:Iterable='all', # Places of mixing besides the input, as `mixing_sites` takes them
     n:int=500, # Size of the random subset of samples; each is paired with another
     points:int=11, # Number of coefficients λ from 0 to 1
 )->pd.DataFrame: # λ (index) by place: mean NLL of the mixed target
@@ -462,24 +500,30 @@ def interpolation(self:LatentInterpretation,
 
 @patch
 def plot_interpolation(self:LatentInterpretation,
-    layers='all', # Places of mixing besides the input, as `mixing_sites` takes them
+    layers:Iterable='all', # Places of mixing besides the input, as `mixing_sites` takes them
     n:int=500, # Size of the random subset of samples; each is paired with another
     points:int=11, # Number of coefficients λ from 0 to 1
-    ax=None, # Axes to draw in
+    ax:plt.Axes|Iterable=None, # Axes to draw in
     figsize:tuple=None, # Of a new figure, in inches
-):
+)->plt.Axes:
     "Plot a line for each place of `interpolation`; returns the axes"
     table = self.interpolation(layers, n, points)
     return plot_lines(table.index, {c: table[c] for c in table}, 'λ', 'NLL', ax, figsize)
 
 # %% ../nbs/23_interpret.ipynb #55e90a9e
 @patch
-def interpolation(self:LatentComparison, **kwargs)->pd.DataFrame: # Columns by name and place
+def interpolation(self:LatentComparison,
+    **kwargs, # For `LatentInterpretation.interpolation`
+)->pd.DataFrame: # Columns by name and place
     "`LatentInterpretation.interpolation` of each"
     return pd.concat({k: i.interpolation(**kwargs) for k,i in self.interps.items()}, axis=1)
 
 @patch
-def plot_interpolation(self:LatentComparison, ax=None, figsize=None, **kwargs):
+def plot_interpolation(self:LatentComparison,
+    ax:plt.Axes|Iterable=None, # Axes to draw in, one for each
+    figsize:tuple=None, # Of a new figure, in inches
+    **kwargs, # For `LatentInterpretation.plot_interpolation`
+)->np.ndarray: # Axes
     "Plot `interpolation` with a panel for each place and a line for each learner (Manifold Mixup, Fig. 2); returns the axes"
     table = self.interpolation(**kwargs)
     places = list(dict.fromkeys(table.columns.get_level_values(1)))

@@ -221,7 +221,7 @@ class ECE(_ProbabilityMetric):
     def __init__(self,
         n_bins:int=15, # Bins of confidence
         adaptive:bool=False, # Bins of equal size, not of equal width? In the table `adaptive_calibration_error`
-        act=None, # Turns predictions into probabilities; by default the loss function's `activation`, else a softmax
+        act:Callable=None, # Turns predictions into probabilities; by default the loss function's `activation`, else a softmax
     ):
         super().__init__(act)
         self.n_bins,self.adaptive = check_whole(self, 'n_bins', n_bins),adaptive

@@ -23,13 +23,15 @@ import torchvision.transforms.v2.functional as TF
 class PixelSpace:
     "Converts the batches of a loader to pixels in [0, 1], and back"
     def __init__(self,
-        dl, # A loader of images
+        dl:Iterable, # A loader of images
     ):
         tfms = getattr(dl, 'after_batch', None)          # of a plain loader a function
         norms = [f for f in (tfms.fs if isinstance(tfms, Pipeline) else [tfms]) if isinstance(f, Normalize)]
         self.mean,self.std = ((t.as_subclass(Tensor) for t in (norms[0].mean,norms[0].std)) if norms else (None,None))
 
-    def to(self, x):
+    def to(self,
+        x:Tensor, # Images as the model takes them, (N, C, H, W)
+    )->Tensor: # The same shape
         "Pixels of the batch `x`"
         acts,x = isinstance(x, TensorImage),x.detach().as_subclass(Tensor)   # fastai's Normalize ignores plain tensors
         if not acts: self.mean = None
@@ -39,7 +41,9 @@ class PixelSpace:
                              'they must lie in [0, 1], or be normalised by `Normalize`')
         return x
 
-    def back(self, x):
+    def back(self,
+        x:Tensor, # Pixels, (N, C, H, W)
+    )->Tensor: # The same shape
         "The input of the model for the pixels `x`"
         return x.clone() if self.mean is None else (x - self.mean.to(x))/self.std.to(x)
 
@@ -93,15 +97,27 @@ def _affine(x, m):
 def _angles(n, degrees, g): return (torch.rand(n, generator=g)*2 - 1)*math.radians(degrees)
 def _matrices(a, b, c, d): return torch.stack([a,b,c,d], 1).view(-1, 2, 2)
 
-def rotate(x, degrees, g):
+def rotate(
+    x:Tensor, # Images, (N, C, H, W)
+    degrees:float, # The largest angle to either side
+    g:torch.Generator, # Draws the angles
+)->Tensor: # The same shape
     "Turn each image by an angle drawn from ±`degrees`"
     s,c = (f(_angles(len(x), degrees, g)) for f in (torch.sin,torch.cos))
     return _affine(x, _matrices(c, -s, s, c))
-def shear(x, degrees, g):
+def shear(
+    x:Tensor, # Images, (N, C, H, W)
+    degrees:float, # The largest angle to either side
+    g:torch.Generator, # Draws the angles
+)->Tensor: # The same shape
     "Shear each image by an angle drawn from ±`degrees`"
     a = _angles(len(x), degrees, g)
     return _affine(x, _matrices(a.cos(), 0*a, -a.sin(), 0*a+1))
-def zoom(x, k, g=None):
+def zoom(
+    x:Tensor, # Images, (N, C, H, W)
+    k:float, # The part of the image that is shown, of its height and width
+    g:torch.Generator=None, # Not used: nothing is drawn
+)->Tensor: # The same shape
     "Show the central part of each image, `k` times as long and wide as the whole, at full size"
     k = torch.full((len(x),), float(k))
     return _affine(x, _matrices(k, 0*k, 0*k, k))
@@ -237,16 +253,16 @@ def _check_levels(levels):
 
 def robustness(
     learn:Learner, # A trained classifier of images
-    dl=None, # Loader of the images; by default the learner's validation loader
-    tests=None, # Names of tests or kinds, as `robustness_tests` gives them; by default all
+    dl:Iterable=None, # Loader of the images; by default the learner's validation loader
+    tests:Iterable=None, # Names of tests or kinds, as `robustness_tests` gives them; by default all
     eps:tuple=(0,.01,.03,.1,.3), # ε of FGSM, and those above 0 also of PGD, in units of the pixel range
     steps:int=20, # Steps of PGD, which begins at a random point
     unbounded:dict=None, # Arguments of PGD without a bound; by default the paper's 200 `steps` of length 0.01 (`step`)
     levels:dict=None, # Strengths that replace those of deformations and corruptions: {test: strengths}
-    n:int=1000, # Number of samples, drawn with `seed`; `None` for all
+    n:int|None=1000, # Number of samples, drawn with `seed`; `None` for all
     seed:int=0, # Seeds the samples and the random numbers of the tests
     plot:bool=False, # Also draw the table with `plot_robustness`?
-    act=None, # Turns predictions into probabilities; by default the loss function's `activation`, else a softmax
+    act:Callable=None, # Turns predictions into probabilities; by default the loss function's `activation`, else a softmax
 )->pd.DataFrame: # A row for each test and level: kind, test, level, n, error and accuracy (0 to 1), nll
     """Error and NLL of `learn` on attacked, deformed and corrupted images; the learner is left as it was. All tests take as long as
     260 to 660 validations of the `n` images, most of it the attacks; a progress bar tells the time left.
@@ -286,7 +302,7 @@ def mean_corruption_error(
 def _tables(tables): return dict(tables) if isinstance(tables, dict) else {'': tables}
 
 def robustness_summary(
-    tables, # From `robustness`, or a dict of such tables by name
+    tables:pd.DataFrame|dict, # From `robustness`, or a dict of such tables by name
 )->pd.DataFrame: # A row for each name: accuracy in %, and the mean corruption error
     "Mean accuracy over the levels of each test (FGSM and PGD without ε = 0)"
     res = {}
@@ -299,10 +315,10 @@ def robustness_summary(
 
 @styled
 def plot_robustness(
-    tables, # From `robustness`, or a dict of such tables by name, or for each name a list of tables of several runs
-    ax=None, # Axes to draw in, one for each panel
+    tables:pd.DataFrame|dict, # From `robustness`, or a dict of such tables by name, or for each name a list of tables of several runs
+    ax:plt.Axes|Iterable=None, # Axes to draw in, one for each panel
     figsize:tuple=None, # Of a new figure, in inches
-):
+)->np.ndarray: # Axes
     "Plot accuracy over ε, angle, zoom and severity, with a panel for each test and one for all corruptions; returns the axes"
     runs = {k: list(v) if is_listy(v) else [v] for k,v in _tables(tables).items()}
     angle = 'angle up to ± degrees'

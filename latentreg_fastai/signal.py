@@ -536,7 +536,7 @@ def after_embeddings(self:SignalPass)->Site:
 def mixing_sites(
     model:nn.Module, # The network
     xb:tuple, # A batch of inputs
-    layers=None, # As `Site.named` takes them, one or a list, or `'all'` stages; by default the first two stages, or an MLP's hidden layers
+    layers:LayerLike|list=None, # As `Site.named` takes them, or `'all'` stages; by default two stages, or an MLP's hidden layers
     input:bool=True, # Also the input? Where it holds integers, the first place after the embeddings
     look:Callable=None, # Function that gives a `SignalPass`; by default one is made
 )->list: # The `Site`s, input first
@@ -567,7 +567,7 @@ def stages(self:SignalPass,
 # %% ../nbs/01_signal.ipynb #878989f3
 def latent_layers(
     model:nn.Module, # The network
-    *xb, # A batch of inputs, as the model takes them; without it, only names and types
+    *xb:object, # A batch of inputs, as the model takes them; without it, only names and types
 )->pd.DataFrame: # A row a layer: name (index), type, output shape without the batch, units, does all of the signal pass, what picks it
     "The layers of `model` that a callback can be given, and which of them the defaults pick"
     names = [dict(layer=n, type=_kind(m)) for n,m in named_layers(model).items() if n]

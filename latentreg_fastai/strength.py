@@ -165,7 +165,10 @@ class SuggestedWeight:
 # %% ../nbs/27_strength.ipynb #dc2af1f0
 @patch
 @styled
-def plot(self:SuggestedWeight, ax=None, figsize=None):
+def plot(self:SuggestedWeight,
+    ax:Iterable=None, # Three axes to draw in
+    figsize:tuple=None, # Of a new figure, in inches
+)->np.ndarray: # Axes
     "Plot the term, the loss and the ratios of gradients over the weight, with the suggested one; returns the axes"
     axs,t,s = axes_for(ax, 3, figsize or (9.5,2.7)),self.table.iloc[1:],self.start
     none,blue,orange = self.table.iloc[0],okabe_ito[0],okabe_ito[3]

@@ -41,7 +41,7 @@ def _says(loss):
 
 # %% ../nbs/00_targets.ipynb #9efaae68
 def ignored_label(
-    loss_func, # A loss, as a learner has it
+    loss_func:Callable, # A loss, as a learner has it
 )->int: # The label that is none, for samples that the loss leaves out
     "The `ignore_index` of a loss, wherever it holds it; −100, as everywhere in torch, where it has none"
     for l in _losses(loss_func):
@@ -91,8 +91,8 @@ def _vocab(dls, i):
 
 # %% ../nbs/00_targets.ipynb #c392ff39
 def are_classes(
-    dls, # `DataLoaders`
-    loss_func=None, # The learner's loss
+    dls:DataLoaders, # `DataLoaders`
+    loss_func:Callable=None, # The learner's loss
     i:int=0, # Which of the targets of a batch
 )->bool|None: # `None` where nothing tells
     "Do the targets tell classes? A vocabulary says so; else the loss decides, else the data block"
@@ -105,7 +105,7 @@ def are_classes(
     return next((s for s in map(_says, block) if s is not None), known or None)
 
 def n_classes_of(
-    dls, # `DataLoaders`
+    dls:DataLoaders, # `DataLoaders`
     i:int=0, # Which of the targets of a batch
 )->int|None: # K, 2 or more; `None` where it is not known
     "The number of classes of a target: `dls.c` where it was set, else from the vocabulary, or what the data set calls `c`"

@@ -40,9 +40,19 @@ class MMDVAE(Module):
         below,right = (-s % 4 for s in self.size)
         return self.encoder(F.pad(x, (0,right,0,below), mode='replicate') if below or right else x)
 
-    def encode(self, x): return self.mean(self._encoded(x))
-    def decode(self, z): return self.decoder(z)[...,:self.size[0],:self.size[1]]
-    def forward(self, x):
+    def encode(self,
+        x:Tensor, # Images, (N, C, H, W)
+    )->Tensor: # Codes, (N, dim)
+        "The mean of the posterior"
+        return self.mean(self._encoded(x))
+    def decode(self,
+        z:Tensor, # Codes, (N, dim)
+    )->Tensor: # Images, (N, C, H, W)
+        "The images of codes"
+        return self.decoder(z)[...,:self.size[0],:self.size[1]]
+    def forward(self,
+        x:Tensor, # Images, (N, C, H, W)
+    )->tuple: # Images, (N, C, H, W), and codes, (N, dim)
         "The reconstruction and the latent code, which is a sample in training and the mean otherwise"
         h = self._encoded(x)
         z = self.mean(h)

@@ -27,7 +27,7 @@ def colors_for(
     return [mpl.colors.to_hex(c) for c in mpl.colormaps['cividis'](np.linspace(0, 1, n))]
 
 def methods_colors(
-    names, # Names of methods
+    names:Iterable, # Names of methods
 )->dict: # A colour for each
     "Colours of methods: black for the baseline, those of `okabe_ito` for up to six others, of `petroff10` in turn for more"
     bright = [c for c in okabe_ito if c not in ('#000000','#F0E442')]
@@ -47,7 +47,7 @@ def use_style():
     mpl.rcParams.update(latent_style)
 
 @contextmanager
-def in_style():
+def in_style()->Iterator:
     "Context manager: plots within it have the package's style"
     old = {k: mpl.rcParams[k] for k in latent_style}   # `rc_context` would also undo what the first plot of a notebook sets up
     mpl.rcParams.update(latent_style)
@@ -66,7 +66,7 @@ def styled(
 # %% ../nbs/20_viz.ipynb #5be8bdbb
 @styled
 def axes_for(
-    ax=None, # Axes to draw in, one or several
+    ax:plt.Axes|Iterable=None, # Axes to draw in, one or several
     n:int=1, # How many are needed
     figsize:tuple=None, # Of a new figure, in inches
     ncols:int=None, # Columns of a new figure; by default all in a row
@@ -89,7 +89,7 @@ def _np(t):
     return np.stack([_np(o) for o in t]) if is_listy(t) and len(t) and isinstance(t[0], Tensor) else np.asarray(t)
 
 def as_written(
-    name, # Of a class or a method, a title, or anything that has a text
+    name:object, # Of a class or a method, a title, or anything that has a text
 )->str: # For matplotlib, which would read what is between two dollars as a formula, and leave a leading underscore out of a legend
     "`name` as it is to be seen"
     text = str(name).replace('$', r'\$')
@@ -109,16 +109,16 @@ _halo = [mpl.patheffects.withStroke(linewidth=2.5, foreground='white')]
 
 @styled
 def plot_points(
-    xy, # Positions, (N, 2), or (N, 3) for a plot in three dimensions
-    y, # Labels, (N,)
-    vocab=None, # Names of the classes
+    xy:Tensor, # Positions, (N, 2), or (N, 3) for a plot in three dimensions
+    y:Tensor, # Labels, (N,)
+    vocab:Iterable=None, # Names of the classes
     names:str='center', # `'center'` writes a class's name at the median of its points, `'legend'` makes a legend, `''` neither
     max_points:int=5000, # If there are more points, a fixed random subset of this size is drawn, and the title says so
     s:float=5, # Size of a point, in points²
-    ax=None, # Axes to draw in
+    ax:plt.Axes|Iterable=None, # Axes to draw in
     figsize:tuple=None, # Of a new figure, in inches
     ignore_index:int=-100, # The label of samples that are left out
-):
+)->plt.Axes:
     "Plot a point for each sample in the colour of its class; returns the axes"
     y,xy = _labelled('plot_points', y, ignore_index, xy)
     space = xy.shape[1] == 3
@@ -141,15 +141,15 @@ def plot_points(
 # %% ../nbs/20_viz.ipynb #b8e20802
 @styled
 def plot_class_histograms(
-    values, # Activations of one unit, (N,)
-    y, # Labels, (N,)
-    vocab=None, # Names of the classes
+    values:Tensor, # Activations of one unit, (N,)
+    y:Tensor, # Labels, (N,)
+    vocab:Iterable=None, # Names of the classes
     bins:int=40, # Over the range of all values
-    ax=None, # Axes to draw in
+    ax:plt.Axes|Iterable=None, # Axes to draw in
     figsize:tuple=None, # Of a new figure, in inches
     legend:bool=True, # Name the classes?
     ignore_index:int=-100, # The label of samples that are left out
-):
+)->plt.Axes:
     "Plot overlaid histograms of the classes on common bins; returns the axes"
     y,values = _labelled('plot_class_histograms', y, ignore_index, values)
     ax = axes_for(ax, 1, figsize or (4,2.6))[0]
@@ -166,13 +166,14 @@ def plot_class_histograms(
 
 @styled
 def plot_lines(
-    x, # Values on the horizontal axis, common to all lines, (P,)
+    x:Iterable, # Values on the horizontal axis, common to all lines, (P,)
     lines:dict, # For each name the values, (P,), or (runs, P) for a mean with a band of one standard deviation
-    xlabel='', ylabel='', # Labels of the axes
-    ax=None, # Axes to draw in
+    xlabel:str='', # Label of the horizontal axis
+    ylabel:str='', # Label of the vertical axis
+    ax:plt.Axes|Iterable=None, # Axes to draw in
     figsize:tuple=None, # Of a new figure, in inches
     legend:bool=True, # Name the lines?
-):
+)->plt.Axes:
     "Plot a line for each method, dashed for the baseline; returns the axes"
     ax,x = axes_for(ax, 1, figsize or (4,2.9))[0],_np(x)
     for (name,v),marker in zip(lines.items(), itertools.cycle('os^Dv<>P')):
@@ -189,9 +190,9 @@ def plot_lines(
 def plot_bins(
     bins:pd.DataFrame, # From `calibration_bins`: count, confidence, accuracy
     label:str='', # Title of the plot
-    ax=None, # Axes to draw in
+    ax:plt.Axes|Iterable=None, # Axes to draw in
     figsize:tuple=None, # Of a new figure, in inches
-):
+)->plt.Axes:
     "Plot a reliability diagram, accuracy over confidence, with a dot for each bin; returns the axes"
     ax = axes_for(ax, 1, figsize or (3,3))[0]
     share = bins['count']/bins['count'].sum()
@@ -218,8 +219,8 @@ def _probs(p):
     return np.stack([1-p.reshape(-1), p.reshape(-1)], 1) if p.ndim == 1 or p.shape[1] == 1 else p
 
 def surface_colors(
-    probs, # Probabilities, (N, K), or (N,) of the second of two classes
-    colors=None, # One for each class
+    probs:Tensor, # Probabilities, (N, K), or (N,) of the second of two classes
+    colors:Iterable=None, # One for each class
 )->np.ndarray: # RGB, (N, 3)
     "The colour of the most likely class, mixed with white where its probability is low; white where all classes are equally likely"
     p = _probs(probs)
@@ -229,13 +230,13 @@ def surface_colors(
 
 @styled
 def plot_surface(
-    probs, # Probabilities at the points of `plane(xlim, ylim)`, (n·n, K), or (n·n,) of the second of two classes
+    probs:Tensor, # Probabilities at the points of `plane(xlim, ylim)`, (n·n, K), or (n·n,) of the second of two classes
     xlim:tuple, # From, to
     ylim:tuple, # From, to
-    colors=None, # One for each class
-    ax=None, # Axes to draw in
+    colors:Iterable=None, # One for each class
+    ax:plt.Axes|Iterable=None, # Axes to draw in
     figsize:tuple=None, # Of a new figure, in inches
-):
+)->plt.Axes:
     "Plot a classifier's predictions over the plane, with a thin line where both of two classes are equally likely; returns the axes"
     ax = axes_for(ax, 1, figsize or (3.4,3.4))[0]
     p = _probs(probs)

@@ -81,7 +81,8 @@ def test_the_command_is_there(wheel):
 def test_wheel_holds_the_package_and_nothing_else(wheel):
     inside = {n for n in wheel.namelist() if '.dist-info/' not in n}
     suites = {p.relative_to(HERE).as_posix() for p in HERE.glob('latentreg_fastai/bench/suites/*.yaml')}
-    assert suites and inside == suites | {f'latentreg_fastai/{n}' for n in modules(HERE/'latentreg_fastai')}
+    typed = {'latentreg_fastai/py.typed'}                                                   # by which type checkers know that there are types
+    assert suites and inside == suites | typed | {f'latentreg_fastai/{n}' for n in modules(HERE/'latentreg_fastai')}
 
 def test_a_wheel_can_be_built_from_the_source_distribution(tmp_path):
     "What pip does where it finds no wheel: setup.py must find settings.ini there"

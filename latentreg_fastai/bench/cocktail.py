@@ -415,8 +415,8 @@ def cocktail_advice(
 @styled
 def plot_search(
     records:list, # Of a comparison
-    ax=None, # Axes to draw in
-):
+    ax:plt.Axes|Iterable=None, # Axes to draw in
+)->plt.Axes:
     "The figure of each set on the held-out part, in the order in which they were drawn; returns the axes"
     mine = sorted((r for r in records if r.get('stage') == 'search' and not failed(r)), key=_number)
     if not mine: raise ValueError('plot_search: the records hold no search that could be drawn')

@@ -24,7 +24,7 @@ from .cocktail import *
 class Comparison(Report):
     "What the records of `compare` in a folder say"
     def __init__(self,
-        folder, # Of `compare`: records.jsonl and experiment.json
+        folder:str|Path, # Of `compare`: records.jsonl and experiment.json
     ):
         self.folder = Path(folder)
         file = self.folder/'experiment.json'
@@ -198,15 +198,15 @@ def suggested_methods(
 def compare(
     learner:Callable, # Takes a seed and gives a fresh `Learner`
     fit:Callable, # Trains: `fit(learn, cbs)`, or `fit(learn, cbs, scale=1)` if it can train for `scale` times as long
-    methods, # Label: a callback, a list of them, a loss function or a `Grid`; or 'suggested' or 'cocktail'
-    seeds=5, # Number of seeds, or a list of them
-    out='latentreg-compare', # Folder for the records and the report; the same call goes on where it stopped
+    methods:dict|str, # Label: a callback, a list of them, a loss function or a `Grid`; or 'suggested' or 'cocktail'
+    seeds:int|Iterable=5, # Number of seeds, or a list of them
+    out:str|Path='latentreg-compare', # Folder for the records and the report; the same call goes on where it stopped
     jobs:int=1, # Runs at a time, each in a process of its own
-    metric=None, # What decides: a metric or its name; by default the error rate, else the accuracy, else the validation loss
-    test=None, # The judge in place of the validation set: a loader, or a function of the learner that gives one
+    metric:Callable|str=None, # What decides: a metric or its name; by default the error rate, else the accuracy, else the validation loss
+    test:Iterable|Callable=None, # The judge in place of the validation set: a loader, or a function of the learner that gives one
     held_out:float=.2, # Share of the training set on which strengths are chosen
-    budget=None, # The time that it may take, as '30min'; by default all is run
-    combine=False, # Search for methods to use together? True, or how many sets to try: by default 50, or what fits in the budget
+    budget:str|float=None, # The time that it may take, as '30min'; by default all is run
+    combine:bool|int=False, # Search for methods to use together? True, or how many sets to try: by default 50, or what fits in the budget
     measures:dict=None, # Name: function of a trained learner whose `dls.valid` is the judge, for each run of the comparison
     tune_seeds:int=1, # Trainings of each choice
     title:str=None, # Heading; by default the folder's name

@@ -26,7 +26,7 @@ class Grid:
     "A method with arguments of which some are tried"
     def __init__(self,
         make:Callable, # Makes a callback, a list of callbacks or a loss function
-        *args, # Of `make`
+        *args:object, # Of `make`
         **kwargs # Of `make`: a tuple holds the values to try, all else is fixed
     ):
         if not callable(make) or isinstance(make, (Callback,nn.Module)):
@@ -59,7 +59,9 @@ class Grid:
 
 class Copies(Grid):
     "A method that was made already: each training has a copy of it"
-    def __init__(self, made):
+    def __init__(self,
+        made:object, # A callback, a list of callbacks, or a loss function
+    ):
         super().__init__(deepcopy, made)
         try: deepcopy(made)
         except Exception as e:
@@ -80,7 +82,7 @@ class Together(Grid):
     def text(self): return '\n'.join(p.text() for p in self.parts.values())
 
 def as_grid(
-    method, # A callback, a list of callbacks, a loss function, what makes one of these, or a `Grid`
+    method:object, # A callback, a list of callbacks, a loss function, what makes one of these, or a `Grid`
     label:str='method', # For messages
 )->Grid:
     "A method as what makes it"
@@ -110,7 +112,7 @@ def _said_call(f, args, kwargs): return f"{_said(f)}({', '.join([*map(_said, arg
 
 # %% ../../nbs/36_bench.experiment.ipynb #1ce84ebc
 def text_of(
-    f, # A function, a method of an object, a `partial`, or an object that can be called
+    f:Callable, # A function, a method of an object, a `partial`, or an object that can be called
 )->str: # Its code in a form that does not depend on layout, with the numbers and texts that it uses; '' for what is not written in Python
     "What a function is, to tell whether it has changed"
     if isinstance(f, partial): return f'{text_of(f.func)}\n{_said(f)}'
@@ -152,7 +154,11 @@ def is_lower_better(
     "As fastai's trackers have it, and for fastai's metrics whose names do not say it"
     return 'loss' in name or 'error' in name or name.strip('_') in _errors_by_other_names   # `rmse` calls itself `_rmse`
 
-def metric_name(m)->str: "As it is imported: fastai's `rmse` calls itself `_rmse`"; return m.name.lstrip('_')
+def metric_name(
+    m:Metric, # A metric of a learner
+)->str:
+    "As it is imported: fastai's `rmse` calls itself `_rmse`"
+    return m.name.lstrip('_')
 
 def figure_of(
     values:dict, # Name of a metric: its value, with the validation loss as 'valid_loss'
@@ -173,8 +179,8 @@ class Experiment:
         learner:Callable, # Takes a seed and gives a fresh `Learner`
         fit:Callable, # Trains: takes the learner, callbacks and, if it can train for longer, `scale`
         methods:dict, # Label of a row: a method, as `as_grid` takes it
-        metric=None, # What decides: a name, or a metric to add; by default the error rate, else the accuracy, else the validation loss
-        test=None, # The judge in place of the validation loader: a loader, or a function of the learner that gives one
+        metric:Callable|str=None, # What decides: a name, or a metric to add; by default the error rate, the accuracy or the validation loss
+        test:Iterable|Callable=None, # The judge in place of the validation loader: a loader, or a function of the learner that gives one
         held_out:float=.2, # Share of the training set on which strengths are chosen
         measures:dict=None, # Name: function of the trained learner, whose `dls.valid` is the judge; for the runs of the comparison alone
     ):

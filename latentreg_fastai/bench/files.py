@@ -23,7 +23,7 @@ def experiment_files()->dict: # Name: path
     return {f.stem: f for f in sorted((Path(latentreg_fastai.__file__).parent/'bench'/'studies').glob('[!_]*.py'))}
 
 def read_experiment(
-    name, # The path of a Python file, or the name of an experiment that comes with the package
+    name:str|Path, # The path of a Python file, or the name of an experiment that comes with the package
 )->dict: # Arguments of `compare`
     "What a file defines for a comparison. Its functions are sent with their code to other processes, where the file need not be found"
     path = experiment_files().get(str(name), Path(name))
@@ -67,7 +67,7 @@ def _on_path(folder):
     finally: sys.path.remove(str(folder.resolve()))
 
 def report_of(
-    folder, # Of `latentreg bench` or of `compare`
+    folder:str|Path, # Of `latentreg bench` or of `compare`
 )->Report:
     "What the records in a folder say"
     return (Comparison if (Path(folder)/'experiment.json').exists() else Report)(folder)
@@ -90,7 +90,7 @@ def _image_dls(folder, size, bs):
 class ImageFolder:
     "A comparison on a folder of images: `learner` and `fit` for `compare`"
     def __init__(self,
-        folder, # With a subfolder for each class, or `train` and `valid` with these
+        folder:str|Path, # With a subfolder for each class, or `train` and `valid` with these
         arch:str='resnet18', # A network of torchvision or timm
         epochs:int=5, # Of `fine_tune` after one with the body frozen, or of one-cycle training without pretrained weights
         lr:float=2e-3, # Learning rate

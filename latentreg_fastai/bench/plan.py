@@ -22,8 +22,8 @@ from .report import *
 class Budget:
     "The time that a comparison may take"
     def __init__(self,
-        budget, # As '30min', '2h', '90s', or in seconds
-        file, # The records
+        budget:str|float, # As '30min', '2h', '90s', or in seconds
+        file:str|Path, # The records
         jobs:int=1, # Runs at a time
         spent:float=0., # Seconds that earlier calls took, if it is known; the records tell what their runs took
     ):
@@ -81,11 +81,11 @@ class Plan:
     "The trainings of a comparison"
     def __init__(self,
         name:str, # Of the experiment, in `experiments`
-        folder, # For the records
+        folder:str|Path, # For the records
         seeds:list, # Of the comparison
         tune_seeds:int=1, # Trainings of each choice
         jobs:int=1, # Runs at a time
-        budget=None, # As `Budget` takes it; by default there is none
+        budget:str|float=None, # As `Budget` takes it; by default there is none
         before:dict=None, # Of earlier calls in the folder: spent, in seconds, and chosen, the arguments of each method
         **kwargs # For `run_all`: device, scheduler, retry
     ):

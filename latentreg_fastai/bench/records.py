@@ -62,7 +62,7 @@ def failed(
     return 'failed' in record
 
 def row_of(
-    record, # A record or a `Run`
+    record:dict, # A record or a `Run`
 )->str:
     "The row of a table that a record belongs to: its label, or else its method"
     return str(record.get('label', record['method']))    # a label may be a number
@@ -78,7 +78,7 @@ def writable(
 
 def forget_failed(
     file:str|Path, # A file of records
-    keys, # Keys of runs
+    keys:Iterable, # Keys of runs
 ):
     "Take the records of those runs out of `file` that failed"
     with _lock(file):

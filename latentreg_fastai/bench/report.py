@@ -24,8 +24,8 @@ from .suite import *
 min_seeds = 5                                            # fewer are not tested
 
 def paired(
-    base, # Errors of the baseline, one a seed
-    other, # Errors of a method, the same seeds
+    base:Iterable, # Errors of the baseline, one a seed
+    other:Iterable, # Errors of a method, the same seeds
 )->dict: # gain (mean of base − other), gain_sd, low and high (95% confidence), wins, n, p (NaN with fewer than `min_seeds`)
     """What a method gains over the baseline, seed by seed. If all differences are equal, there is no spread to judge them by: there is
     no interval then, and p is that of the sign test"""
@@ -42,7 +42,7 @@ def paired(
     return dict(gain=mean, gain_sd=sd, low=low, high=high, wins=int((d > 0).sum()), n=n, p=p if n >= min_seeds else math.nan)
 
 def holm(
-    ps, # p-values; NaN where there was no test
+    ps:Iterable, # p-values; NaN where there was no test
     tests:int=None, # How many tests there would have been; by default as many as there are
 )->np.ndarray: # Corrected p-values, NaN where there was no test
     "Holm's correction"
@@ -129,14 +129,19 @@ def failures(
 def _failed_of(table): return [f'{f} of {f+n}' if f else '' for f,n in zip(table.get('failed', [0]*len(table)), table.seeds)]
 
 # %% ../../nbs/34_bench.report.ipynb #13c5be41
-def plus_minus(m, s, d, none=''):
+def plus_minus(
+    m:Iterable, # Means
+    s:Iterable, # Standard deviations
+    d:int, # Decimals
+    none:str='', # What a mean that is NaN is
+)->list: # Texts
     "Means with their standard deviations, as text with `d` decimals"
     return [(none if math.isnan(a) else f'{a:.{d}f}') + ('' if math.isnan(b) else f' ± {b:.{d}f}') for a,b in zip(m, s)]
 def _times(t): return '' if math.isnan(t) else f'{t:.2f}×'
 def _p(p): return '' if math.isnan(p) else '< 0.001' if p < .001 else f'{p:.3f}'
 
 def decimals_of(
-    figures, # Values of one figure: a table from `summary`, or records
+    figures:pd.DataFrame|list, # Values of one figure: a table from `summary`, or records
 )->int: # 2 or more
     "With how many decimals the largest has three digits or more; two for errors in percent"
     t = figures if isinstance(figures, pd.DataFrame) else pd.DataFrame([r for r in figures if not failed(r)])
@@ -145,7 +150,7 @@ def decimals_of(
 
 def interval_text(
     low:float, # NaN where there is none
-    high:float,
+    high:float, # Its upper end
     d:int, # Decimals
     form:str='{}', # What stands around it
 )->str:
@@ -222,7 +227,7 @@ def equal_cost(
 def grids(
     suite:Suite, # Of the records
     records:list, # All of them
-    condition=None, # Name of the condition
+    condition:str=None, # Name of the condition
 )->pd.DataFrame: # A row for each choice: what was tried, with its validation error, and what was taken
     "What was chosen, from what, on held-out data"
     mine = [r for r in records if r.get('condition') == condition and r.get('stage') in ('lr','strength')]
@@ -241,7 +246,7 @@ def grids(
 def paper_figures(
     suite:Suite, # With a `paper` part
     table:pd.DataFrame, # From `summary`, in one condition
-    condition=None, # Name of the condition
+    condition:str=None, # Name of the condition
 )->pd.DataFrame: # Columns of ours and of the papers; empty if there are none
     "The papers' figures beside the measured ones; accuracies are turned into errors"
     cols = {}
@@ -264,10 +269,10 @@ def _failed_text(table): return [f', failed: {n}' if n else '' for n in _failed_
 @styled
 def plot_curves(
     records:list, # Records, as for `summary`
-    names=None, # Rows to draw; by default all
+    names:Iterable=None, # Rows to draw; by default all
     col:str='nll', # A column of the curves: `'nll'`, `'error'`, `'train_loss'`
-    ax=None, # Axes to draw in
-):
+    ax:plt.Axes|Iterable=None, # Axes to draw in
+)->plt.Axes:
     "The mean over seeds of a measure on unseen images through training, a line for each row"
     ax = axes_for(ax, 1, (6,3.4))[0]
     table = summary(records)
@@ -285,9 +290,9 @@ def plot_table(
     records:list, # Records, as for `summary`
     title:str='', # Above the plot
     time:bool=True, # Say what a step costs? Only where all runs had the machine to themselves
-    ax=None, # Axes to draw in, two where there is an NLL
+    ax:plt.Axes|Iterable=None, # Axes to draw in, two where there is an NLL
     figsize:tuple=None, # Of a new figure, in inches
-):
+)->np.ndarray: # Axes
     "Error and NLL of every method: a dot a seed, a bar at the mean, the baseline's mean as a line, failed runs in words; returns the axes"
     table = summary(records)
     cols = {'error': _figure(table)[0], 'nll': 'negative log-likelihood'} if 'nll' in table else {'error': _figure(table)[0]}
@@ -314,9 +319,9 @@ def plot_table(
 @styled
 def plot_gains(
     tables:dict, # Name of a panel: table from `summary`
-    rows=None, # Rows to draw; by default all that differ from the baseline
+    rows:Iterable=None, # Rows to draw; by default all that differ from the baseline
     ncols:int=4, # Panels beside each other
-    ax=None, # Axes to draw in, one for each panel
+    ax:plt.Axes|Iterable=None, # Axes to draw in, one for each panel
     figsize:tuple=None, # Of a new figure, in inches
 )->list: # The axes
     "Paired gains with their 95% intervals over the cost of a step; filled where p < 0.05 after Holm's correction; what failed below"
@@ -343,7 +348,7 @@ def plot_gains(
 class Report:
     "What the records in a folder say: tables by condition, files, pictures"
     def __init__(self,
-        folder, # Of `latentreg bench`: records.jsonl and suite.yaml
+        folder:str|Path, # Of `latentreg bench`: records.jsonl and suite.yaml
     ):
         self.folder = Path(folder)
         file = self.folder/'records.jsonl'
@@ -385,7 +390,9 @@ class Report:
         return table.fillna(dict(failed=0, first_error='')).astype(dict(failed=int)) if 'failed' in table else table
 
 # %% ../../nbs/34_bench.report.ipynb #c34e6de1
-def markdown_table(table):
+def markdown_table(
+    table:pd.DataFrame, # A table
+)->str: # Markdown
     "`table` in Markdown, with its index"
     t = table.reset_index()
     line = lambda cells: '| ' + ' | '.join(re.sub(r'\s*\n\s*', ' ', str(c)).replace('|', '\\|') for c in cells) + ' |'
@@ -403,7 +410,10 @@ def _equal_text(t, d):
     trained = {'time a step': [f'{v:.2f}×' for v in t.time], 'baseline trained': [f'{c:g}× as long' for c in t.cost]}
     return pd.DataFrame({**trained, **gains}, index=t.index)
 
-def runs_text(records):
+def runs_text(
+    records:list, # Records
+)->str:
+    "How many runs there were, how long they took, on what, and with which versions"
     ok = [r for r in records if not failed(r)]
     if not ok: return 'No run has ended well.'
     each = lambda k: ', '.join(sorted({str(r.get(k)) for r in ok}))
@@ -412,7 +422,10 @@ def runs_text(records):
     runs = f'1 run of {hours:.2f} hours' if len(ok) == 1 else f'{len(ok)} runs of {hours:.2f} hours together'
     return f"{runs}, on {each('device')} with {each('threads')} thread(s) each; {used}."
 
-def failed_table(bad):
+def failed_table(
+    bad:list, # Records of runs that failed
+)->pd.DataFrame: # A row for each run
+    "The runs that failed, with their errors"
     rows = [dict(row=row_of(r), condition=r.get('condition', ''), stage=r.get('stage', ''), seed=r['seed'], error=r['failed']) for r in bad]
     return pd.DataFrame(rows).set_index('row')
 
@@ -493,8 +506,8 @@ def write(self:Report)->list: # The files
     return files
 
 def bench(
-    suite, # A `Suite`, the name of one, or the path of a file
-    folder, # For the records and the report
+    suite:Suite|str|Path, # A `Suite`, the name of one, or the path of a file
+    folder:str|Path, # For the records and the report
     **kwargs # For `run_all`: jobs, device, scheduler, retry
 )->Report: # Of all that the folder holds
     "Run what is missing of a suite, and report"

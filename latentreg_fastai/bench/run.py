@@ -109,8 +109,8 @@ class Method:
     can_need = dict(vae='an autoencoder that was trained on the data', unlabeled='a loader of samples without labels')
     def __init__(self,
         make:Callable=None, # Makes a callback, a list of callbacks or a loss function from a run's `args`; None trains as usual
-        tasks=None, # Names in `tasks` that it is meant for; by default it may be tried with all
-        needs=None, # Names in `Method.can_need` of what `make` is given besides the arguments
+        tasks:Iterable=None, # Names in `tasks` that it is meant for; by default it may be tried with all
+        needs:Iterable=None, # Names in `Method.can_need` of what `make` is given besides the arguments
         timed:dict=None, # Arguments to time it with
         beside:dict=None, # Label: a function that makes a callback from what the method needs, for steps with that work alone
         of_fastai:bool=False, # Is it one of fastai's, for comparison?
@@ -156,7 +156,7 @@ def find_method(
     return m
 
 def callbacks_and_loss(
-    made, # What a `Method` gives
+    made:object, # What a `Method` gives
 )->tuple: # A list of callbacks; a loss function or None
     "Tell the callbacks of a method from a loss function"
     return (L(made),None) if made is None or isinstance(made, (list,tuple,L,Callback)) else (L(),made)
@@ -331,7 +331,7 @@ class Settings(Mapping):
     def __repr__(self): return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k,v in self.items())})"
 
 def as_settings(
-    d, # `Settings` of any kind, the same as a mapping, or a record
+    d:Settings|Mapping, # `Settings` of any kind, the same as a mapping, or a record
 )->Settings:
     "The object with these settings, of the kind that they are of"
     return d if isinstance(d, Settings) else _kind_of(d).from_dict(d)
@@ -339,7 +339,7 @@ def as_settings(
 def _kind_of(d): return next(k for k in (type(d), *Settings.kinds) if k in Settings.kinds and k.fits(d))
 
 def run_key(
-    run, # `Settings`, or a record
+    run:Settings|Mapping, # `Settings`, or a record
 )->str:
     "What makes two trainings the same, as text"
     kind = _kind_of(run)
@@ -398,7 +398,7 @@ def _shown(o):
 def check_plain(
     who:str, # Whose setting it is, for the message
     name:str, # Name of the setting
-    v, # What was given
+    v:object, # What was given
 ):
     "Raise a `ValueError` if the setting `v` cannot be written as JSON"
     holds = f'{who}: `{name}` may hold {_json_holds}'
@@ -441,7 +441,7 @@ _checks = dict(
 
 # %% ../../nbs/30_bench.run.ipynb #a4c9e1d7
 def check_settings(
-    settings, # Some settings of a run, or all
+    settings:Mapping, # Some settings of a run, or all
     who:str='run', # Whose they are, for messages
     names:bool=True, # Must the names be in the registries?
 ):
@@ -516,13 +516,13 @@ def seed_training(
 @contextmanager
 def own_files(
     learn:Learner, # What is trained
-):
+)->Iterator:
     "A context in which what is saved, as by `SaveModelCallback`, lies in a folder of its own: other trainings have files of the same names"
     with tempfile.TemporaryDirectory() as d: yield from replacing_yield(learn, 'model_dir', Path(d))
 
 def trained(
-    run, # A `Run`, its settings or its record
-    cbs=None, # Callbacks beside the method's
+    run:Settings|Mapping, # A `Run`, its settings or its record
+    cbs:Callback|list=None, # Callbacks beside the method's
 )->Learner: # After training; a classifier's metrics are the error rate, the NLL, ECE and Brier score
     "Train as `run` says. All randomness comes from the run's seed"
     run = Run.from_dict(run).check()
@@ -573,8 +573,8 @@ def keep_memory():
 # %% ../../nbs/30_bench.run.ipynb #083bfada
 def for_record(
     who:str, # Who gave it, for the message
-    v, # What was measured
-): # The same, of what JSON can hold
+    v:object, # What was measured
+)->object: # The same, of what JSON can hold
     "`v` as it is read from a record: NumPy's scalars are numbers. Raises a `ValueError` if JSON cannot hold what `who` gave"
     fit = f'a record can hold: {_json_holds}'
     def other(o):
@@ -600,14 +600,18 @@ class _Watch(Callback):
         self.curve.append(dict(epoch=self.epoch, train_loss=self.recorder.values[-1][0], **measured))
 
 def clock(
-    device, # That of the training
+    device:torch.device, # That of the training
 )->float: # Seconds since some moment: what a GPU took until its work is done; on a CPU what this process took of it, on all its cores
     "The time of the training alone: on a CPU whatever else runs beside it does not count"
     if device.type == 'cpu': return time.process_time()
     if device.type == 'cuda': torch.cuda.synchronize(device)
     return time.perf_counter()
 
-def device_name(device): "What a record says of it"; return torch.cuda.get_device_name(device) if device.type == 'cuda' else str(device)
+def device_name(
+    device:torch.device, # A device
+)->str:
+    "What a record says of it"
+    return torch.cuda.get_device_name(device) if device.type == 'cuda' else str(device)
 
 # %% ../../nbs/30_bench.run.ipynb #9ea4b3cd
 def versions()->dict:
@@ -616,7 +620,7 @@ def versions()->dict:
     return dict(python=platform.python_version(), **{k: m.__version__ for k,m in mods.items()})
 
 def one_run(
-    run, # A `Run`, its settings or its record
+    run:Settings|Mapping, # A `Run`, its settings or its record
 )->dict: # Its record
     "Train as `run` says and measure on the validation loader"
     run,start = Run.from_dict(run).check(),time.perf_counter()

@@ -62,7 +62,7 @@ def _no_paths(text):
     return re.sub(r'File "([^"]*)"', lambda m: 'File "' + '/'.join(Path(m[1]).parts[-3:]) + '"', text)
 
 def recorded_run(
-    run, # A `Run` or other `Settings`, the same as a mapping, or its record
+    run:Settings|dict, # A `Run` or other `Settings`, the same as a mapping, or its record
     jobs:int=1, # How many processes share this machine
     device:str=None, # As `use_device` takes it
     added:bytes=None, # From `pack_added` in the process that sent the run

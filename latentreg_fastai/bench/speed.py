@@ -60,9 +60,9 @@ def _timed_rows(names):
 
 # %% ../../nbs/35_bench.speed.ipynb #9a60901c
 def speed(
-    names=None, # Methods; by default all that a classifier can be trained with
+    names:Iterable=None, # Methods; by default all that a classifier can be trained with
     rounds:int=7, # Rounds, in each of which everything is timed once
-    settings=None, # Some of the names in `speed_settings`; by default all
+    settings:Iterable=None, # Some of the names in `speed_settings`; by default all
 )->pd.DataFrame: # Median ratio of a step's time to that without a callback, by method and setting
     "Time the training steps of each method"
     keep_memory()

@@ -54,7 +54,7 @@ def table_learner(
     name:str, # A name in `tables`
     layers:tuple=(200,100), # Units of the hidden layers
     bs:int=64, # Rows of a batch
-    device=None, # By default fastai's default device
+    device:torch.device|str=None, # By default fastai's default device
 )->Learner:
     "A `tabular_learner` of a table, validated on the rows that judge"
     dls = _prepared(name).dataloaders(bs=bs, device=default_device() if device is None else device)

@@ -26,7 +26,7 @@ class CenterLoss(KeepsState, ClasswiseCallback):
     def __init__(self,
         weight:float|Callable=.1, # λ, 0 or more, or a schedule of it
         lr:float=.5, # Rate at which centres follow (the paper's α), above 0 and up to 1
-        layer=None, # Where the features are: a layer as `get_layer` takes it (its output); by default the network's last activations
+        layer:LayerLike=None, # Where the features are: a layer as `get_layer` takes it (its output); by default the network's last activations
         n_classes:int=None, # K; by default from the data loaders, else the width of the model's output
         labels:int|Callable=None, # Where the labels are, if they are not the first target: a position in `yb`, or a function of the learner
     ):
@@ -131,7 +131,7 @@ class WeightL1(WeightedTerm):
     fit_state = ('_weights',)
     def __init__(self,
         weight:float|Callable=1e-5, # λ, 0 or more, or a schedule of it
-        layer=None, # Layers as `get_layers` takes them (a glob or a type names several); by default the whole network
+        layer:LayerLike=None, # Layers as `get_layers` takes them (a glob or a type names several); by default the whole network
     ):
         super().__init__(weight)
         self.layer = layer

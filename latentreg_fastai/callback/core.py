@@ -21,7 +21,7 @@ import weakref,zlib
 # %% ../../nbs/02_callback.core.ipynb #55eb13bc
 def unique_name(
     name:str, # A name
-    taken, # Those that are taken
+    taken:Iterable, # Those that are taken
 )->str:
     "`name`, with a number behind it if it is taken"
     return next(n for n in itertools.chain([name], (f'{name}_{i}' for i in itertools.count(2))) if n not in taken)

@@ -24,7 +24,7 @@ class GANMixup(WeightedTerm):
     _fake,site,_n = None,None,0
     def __init__(self,
         alpha:float=.5, # λ is drawn uniformly from (0, alpha); above 0, up to 1
-        layers=None, # Eligible layers of the critic besides the input: by default its first two stages, `[]` for the input alone
+        layers:LayerLike|list=None, # Eligible layers of the critic besides the input: by default its first two stages, `[]` for the input alone
         input_mixup:bool=True, # Is the input eligible too?
         weight:float|Callable=1., # Of the term: 0 or more, or a schedule of it
         loss_func:Callable=F.binary_cross_entropy_with_logits, # Of the critic's output and targets of its shape

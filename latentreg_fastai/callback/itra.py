@@ -9,6 +9,7 @@ __all__ = ['ITRA']
 
 # %% ../../nbs/13_callback.itra.ipynb #f05aa019
 from ..checks import *
+from ..layers import *
 from .core import *
 from .terms import *
 from .rows import *
@@ -25,7 +26,7 @@ class ITRA(KeepsState, ClasswiseCallback):
     def __init__(self,
         weight:float|Callable=0.6, # λ, 0 or more, or a schedule of it
         classwise:bool=True, # The mean of the MMD within each class (ITRA-c, Eq. 5), or, if not, that of the whole (Eq. 3)
-        layer=None, # Where the features are: a layer as `get_layer` takes it (its output); by default the network's last activations
+        layer:LayerLike=None, # Where the features are: a layer as `get_layer` takes it (its output); by default the network's last activations
         source:str='dataset', # The second batch is loaded beside the first, `'split'` from it, or a `'queue'` of features of earlier ones
         sigma:float|Callable=None, # Bandwidth σ > 0, or a function of the squared distances of all pairs; by default their median
         warmup:float=0.2, # The share of training before the weight rises from 0
@@ -35,7 +36,7 @@ class ITRA(KeepsState, ClasswiseCallback):
         queue_len:int=4, # For `'queue'`: how many batches it holds
         n_classes:int=None, # K; by default from the data loaders, else the width of the model's output
         labels:int|Callable=None, # Where the labels are, if they are not the first target: a position in `yb`, or a function of the learner
-        item_labels=None, # For `matched`: one integer for each training item, where `labels_of` cannot find them
+        item_labels:Iterable=None, # For `matched`: one integer for each training item, where `labels_of` cannot find them
     ):
         super().__init__(weight, layer, classwise, n_classes, labels)
         store_attr('source,sigma,warmup,squared,separate,matched,item_labels')

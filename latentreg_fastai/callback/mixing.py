@@ -152,9 +152,9 @@ def after_train(self:MixingCallback):
 
 # %% ../../nbs/03_callback.mixing.ipynb #63e7f03b
 def check_something_to_mix(
-    who, # The callback
-    layers, # Its `layers`
-    input_mixup, # Its `input_mixup`
+    who:Callback, # The callback
+    layers:LayerLike|list, # Its `layers`
+    input_mixup:bool, # Its `input_mixup`
 ):
     "Refuse an empty set of eligible layers"
     if input_mixup or not is_listy(layers) or len(layers): return
@@ -165,7 +165,7 @@ class LayerMixing(MixingCallback):
     "Base of callbacks that mix the hidden states of a layer, drawn for each batch"
     _of_init,fit_state = ('eligible','input_mixup'),('_sites',)
     def __init__(self,
-        layers=None, # Eligible layers besides the input, as `ManifoldMixup` takes them
+        layers:LayerLike|list=None, # Eligible layers besides the input, as `ManifoldMixup` takes them
         input_mixup:bool=True, # Is the input eligible too? (layer 0)
     ):
         self.eligible,self.input_mixup = layers,input_mixup

@@ -18,7 +18,7 @@ class ManifoldMixup(LayerMixing):
     "Mix the hidden states of a layer drawn for each batch, and the targets (Manifold Mixup, Eq. 1)"
     def __init__(self,
         alpha:float=2., # λ ~ Beta(alpha, alpha), above 0
-        layers=None, # Eligible layers besides the input: names or modules, `'all'` stages; by default two stages, or an MLP's hidden layers
+        layers:LayerLike|list=None, # Eligible ones besides the input, or `'all'` stages; by default two stages, or an MLP's hidden layers
         input_mixup:bool=True, # Is the input eligible too? (layer 0)
         per_item:bool=False, # Draw a λ for each sample; integer targets then need a loss with a `reduction`
         stop_grad:bool=False, # Block gradients at the mixed layer (the ablation of Section 5.1), so that those below it learn nothing?

@@ -8,6 +8,7 @@ Docs: https://latentreg.github.io/latentreg_fastai/callback.moments.html.md"""
 __all__ = ['VarianceRegularizer', 'CovarianceRegularizer', 'ActivationL1']
 
 # %% ../../nbs/11_callback.moments.ipynb #5b55333b
+from ..layers import *
 from .core import *
 from .terms import *
 from ..stats import *
@@ -36,7 +37,7 @@ class ActivationL1(LatentCallback):
     "Penalise the mean absolute activation of a layer (L1R in the class-wise paper's discussion)"
     def __init__(self,
         weight:float|Callable=1e-3, # λ, 0 or more, or a schedule of it
-        layer=None, # A layer as `get_layer` takes it (its output); by default the network's last activations
+        layer:LayerLike=None, # A layer as `get_layer` takes it (its output); by default the network's last activations
     ): super().__init__(weight, layer)
 
     @property

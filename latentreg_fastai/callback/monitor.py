@@ -52,7 +52,7 @@ class LatentMonitor(LayerCallback):
     _seen,_measures = (),()                              # the labels of what was measured in an epoch; the columns
     def __init__(self,
         every:int=10, # Measure every so many steps
-        layer=None, # A layer as `get_layer` takes it (its output); by default the network's last activations
+        layer:LayerLike=None, # A layer as `get_layer` takes it (its output); by default the network's last activations
         normalize:bool=True, # The distance relative to that of all pairs?
         n_classes:int=None, # K; by default from the data loaders, else the width of the model's output
     ):

@@ -9,6 +9,7 @@ __all__ = ['PhantomEmbedding']
 
 # %% ../../nbs/12_callback.phantom.ipynb #e637620a
 from ..checks import *
+from ..layers import *
 from .core import *
 from .terms import *
 from .rows import *
@@ -27,11 +28,11 @@ class PhantomEmbedding(TermCallback):
     def __init__(self,
         k:int=2, # Samples in a cluster, the main one among them; 1 switches the callback off
         alpha:float=1., # The share of the main sample's loss ~ Beta(alpha, alpha), one draw a batch; above 0
-        layer=None, # Where the embedding is: a layer as `get_layer` takes it (its output); by default what enters the last one
+        layer:LayerLike=None, # Where the embedding is: a layer as `get_layer` takes it (its output); by default what enters the last one
         source:str='dataset', # Where partners come from: `'dataset'`, loaded beside the batch, or `'batch'`, the batch at hand
         aggregate:str|Callable='mean', # `'mean'`, or a function of the clusters' embeddings, (N, k, ...), that returns (N, ...)
         naive:bool=False, # Train on the phantom alone (Eq. 2)?
-        labels=None, # For `'dataset'`: one integer for each training item, where `labels_of` cannot find them
+        labels:Iterable=None, # For `'dataset'`: one integer for each training item, where `labels_of` cannot find them
     ):
         store_attr()
         self.k = check_whole(self, 'k', k)

@@ -24,12 +24,12 @@ class SemiSupervisedMixup(LayerMixing, WeightedTerm):
     "Mix labelled batches, and unlabelled ones with the model's own soft outputs as targets (Manifold Mixup, Algorithms 1 to 3)"
     batch_state,fit_state,data_state = ('_second',),('_batches',),('unlabeled',)
     def __init__(self,
-        unlabeled, # A fastai or torch loader of samples like the labelled ones, with targets, which are ignored, or without
+        unlabeled:Iterable, # A fastai or torch loader of samples like the labelled ones, with targets, which are ignored, or without
         alpha_labeled:float=.1, # λ ~ Beta(alpha, alpha) for labelled batches, above 0
         alpha_unlabeled:float=2., # And for unlabelled ones
         weight:float|Callable=1., # Of the consistency, at the end of the ramp: 0 or more, or a schedule of it
         rampup:float=.4, # The share of training over which the weight rises; 0 for no ramp
-        layers=None, # Eligible layers besides the input, as `ManifoldMixup` takes them; `[]` for Algorithm 3
+        layers:LayerLike|list=None, # Eligible layers besides the input, as `ManifoldMixup` takes them; `[]` for Algorithm 3
         input_mixup:bool=True, # Is the input eligible too?
     ):
         LayerMixing.__init__(self, layers, input_mixup)

@@ -47,7 +47,7 @@ class DropoutRate(LayerCallback):
     fit_state = ('_sites','_own')
     def __init__(self,
         p:float=.5, # Probability that a unit is dropped, from 0 to below 1
-        layer=None, # Where: layers as `get_layers` takes them, with all that is in them; by default the whole network
+        layer:LayerLike=None, # Where: layers as `get_layers` takes them, with all that is in them; by default the whole network
     ):
         self.p,self.layer = check_share(self, 'p', p, below_one=True),layer
 

@@ -197,7 +197,7 @@ class LatentCallback(WeightedTerm):
     gathers = True # Is `penalty` given the rows of all ranks, under distributed training?
     def __init__(self,
         weight:float|Callable=1., # λ, 0 or more, or a schedule of it, as `SchedCos(0,1)` or `combine_scheds(...)`
-        layer=None, # Where z is: a layer as `get_layer` takes it (its output); by default the network's last activations
+        layer:LayerLike=None, # Where z is: a layer as `get_layer` takes it (its output); by default the network's last activations
     ):
         super().__init__(weight)
         self.layer = layer
@@ -339,7 +339,7 @@ class ClasswiseCallback(LatentCallback):
     _seen_labels = () # Of the epoch
     def __init__(self,
         weight:float|Callable=1., # λ, 0 or more, or a schedule of it
-        layer=None, # Where z is: a layer as `get_layer` takes it (its output); by default the network's last activations
+        layer:LayerLike=None, # Where z is: a layer as `get_layer` takes it (its output); by default the network's last activations
         classwise:bool=True, # Look at classes? If not, targets of any kind will do
         n_classes:int=None, # K; by default from the data loaders, else the width of the model's output
         labels:int|Callable=None, # Where the labels are, if they are not the first target: a position in `yb`, or a function of the learner

@@ -20,7 +20,7 @@ from fastai.vision.all import *
 class GroupDL(TfmdDL):
     "Base of loaders that load each sample of `dl` together with others, in the order of `dl`, with its transforms and workers"
     def __init__(self,
-        dl, # A fastai loader over a data set that can be indexed, or such a data set
+        dl:DataLoader|object, # A fastai loader over a data set that can be indexed, or such a data set
         size:int, # Samples in a group
         **kwargs # For a data set: arguments of `TfmdDL` (`bs`, `shuffle`, ...)
     ):
@@ -139,7 +139,7 @@ def __iter__(self:GroupDL): return TensorDL.__iter__(self) if isinstance(self.dl
 
 # %% ../../nbs/07_data.groups.ipynb #89a392d9
 def chances_of(
-    dl, # A fastai loader over a data set that can be indexed
+    dl:DataLoader, # A fastai loader over a data set that can be indexed
 )->np.ndarray|None: # (items,), 0 for those that are never drawn; `None` where the loader has a way of its own, which only an epoch shows
     "How often `dl` draws each item of its data set, relative to the others"
     n,way = len(dl.dataset),getattr(dl.get_idxs, '__func__', None)
@@ -168,9 +168,9 @@ def _pick_weighted(t, cls, taken, counts, share):
 class MicroClusterDL(GroupDL):
     "Batches of `bs` clusters of `k` samples of one class, cluster after cluster, the main sample first (phantom paper, Section 3)"
     def __init__(self,
-        dl, # A fastai loader over a data set that can be indexed, or such a data set
+        dl:DataLoader|object, # A fastai loader over a data set that can be indexed, or such a data set
         k:int=2, # Samples in a cluster
-        labels=None, # One integer for each item of the data set, where `labels_of` cannot find them
+        labels:Iterable=None, # One integer for each item of the data set, where `labels_of` cannot find them
         ignore_index:int=-100, # The label of samples that the loss ignores: they have no class, and stand alone
         **kwargs # For a data set: arguments of `TfmdDL` (`bs`, `shuffle`, ...)
     ):
@@ -237,9 +237,9 @@ def microcluster_dataloaders(self:DataBlock,
 class PairedDL(GroupDL):
     "A batch of `dl`, followed by a second one that is drawn independently from the same training set (ITRA, before Eq. 3)"
     def __init__(self,
-        dl, # A fastai loader over a data set that can be indexed, or such a data set
+        dl:DataLoader|object, # A fastai loader over a data set that can be indexed, or such a data set
         matched:bool=False, # Whether the second batch has the class counts of the first
-        labels=None, # For `matched`: one integer for each item of the data set, where `labels_of` cannot find them
+        labels:Iterable=None, # For `matched`: one integer for each item of the data set, where `labels_of` cannot find them
         active:Callable=None, # Whether there is a second batch: a function of the number of the batch in the epoch; by default always
         **kwargs # For a data set: arguments of `TfmdDL` (`bs`, `shuffle`, ...)
     ):
@@ -351,7 +351,7 @@ def held_out_dls(
 class Endless:
     "Batches of a loader without end; what is drawn depends on `seed` and on the number of batches alone, and no random state is changed"
     def __init__(self,
-        dl, # A fastai or torch loader
+        dl:Iterable, # A fastai or torch loader
         seed:int, # Of the random states that the batches are drawn with
         drawn:int=0, # Go on after that many batches of the first pass, which are drawn and left out
     ): self.dl,self.start,self.drawn,self._it = dl,seed,drawn,None

@@ -16,8 +16,8 @@ from fastai.vision.all import *
 class TensorItems:
     "A data set that is held as tensors of equal length, the inputs first and the target last; its items are tuples"
     def __init__(self,
-        *tensors, # Tensors or arrays, (N, ...); of floating arrays the numbers become float32, as fastai's do
-        vocab=None, # Names of the classes, if the last tensor holds integer labels
+        *tensors:Tensor|np.ndarray, # Tensors or arrays, (N, ...); of floating arrays the numbers become float32, as fastai's do
+        vocab:Iterable=None, # Names of the classes, if the last tensor holds integer labels
         n_inp:int=None, # How many of the tensors are inputs; by default all but the last
         split_idx:int=None, # 0 for training, 1 for validation, as fastai's transforms ask for it
         guessed:bool=False, # Was `vocab` made up from integers, which may as well be counts?
@@ -65,11 +65,11 @@ class TensorItems:
 class TensorDL(TfmdDL):
     "A loader that holds its data set as tensors on `device` and takes batches from them by index; batch transforms run there"
     def __init__(self,
-        dataset, # `TensorItems`, a tuple of tensors (inputs, then the target), or a list of items
+        dataset:TensorItems|tuple|list, # `TensorItems`, a tuple of tensors (inputs, then the target), or a list of items
         bs:int=64, # Size of batch
         shuffle:bool=False, # Whether to shuffle data
-        vocab=None, # Names of the classes, for a tuple of tensors
-        **kwargs
+        vocab:Iterable=None, # Names of the classes, for a tuple of tensors
+        **kwargs, # Further arguments of `TfmdDL`
     ):
         for nm in ('after_item','before_batch'):
             if Pipeline(kwargs.get(nm)).fs:
@@ -117,14 +117,14 @@ class TensorDL(TfmdDL):
 # %% ../../nbs/06_data.load.ipynb #1a86bc59
 @delegates(TensorDL.__init__, but=['dataset','shuffle','drop_last','vocab'])
 def tensor_dls(
-    train, # Tuple of tensors, the inputs and then the target, or `TensorItems`
-    valid, # The same for validation
-    vocab=None, # Names of the classes; by default, for integer targets, the integers up to the largest in `train`
+    train:tuple|TensorItems, # Tuple of tensors, the inputs and then the target, or `TensorItems`
+    valid:tuple|TensorItems, # The same for validation
+    vocab:Iterable=None, # Names of the classes; by default, for integer targets, the integers up to the largest in `train`
     bs:int=64, # Size of a training batch
     val_bs:int=None, # Size of a validation batch; by default twice `bs`
-    path='.', # Where the learner saves
-    device=None, # Device to hold the tensors; by default fastai's default device
-    **kwargs
+    path:str|Path='.', # Where the learner saves
+    device:torch.device|str=None, # Device to hold the tensors; by default fastai's default device
+    **kwargs, # Further arguments of `TensorDL`
 )->DataLoaders:
     "`DataLoaders` over tensors; training is shuffled and leaves out its last partial batch, validation is in order and complete"
     guessed = vocab is None and not isinstance(train, TensorItems)
@@ -138,8 +138,8 @@ def tensor_dls(
 
 # %% ../../nbs/06_data.load.ipynb #20f59949
 def undistributed(
-    dl, # A loader
-): # The loader that fastai's `DistributedDL` wraps, or `dl` itself
+    dl:Iterable, # A loader
+)->Iterable: # The loader that fastai's `DistributedDL` wraps, or `dl` itself
     "The user's own loader under distributed training"
     cls = getattr(sys.modules.get('fastai.distributed'), 'DistributedDL', ())   # importing it needs accelerate
     return dl.dl if isinstance(dl, cls) else dl
@@ -168,8 +168,8 @@ def _targets(ds):
 
 # %% ../../nbs/06_data.load.ipynb #7286209a
 def labels_of(
-    dl, # A fastai loader, or a data set
-    labels=None, # The labels where they cannot be found: one integer for each item of the data set, in its order
+    dl:object, # A fastai loader, or a data set
+    labels:Iterable=None, # The labels where they cannot be found: one integer for each item of the data set, in its order
 )->np.ndarray: # Integers, (N,)
     "The class of every sample that `dl` loads from, found without reading any item. Raises `ValueError` where it cannot be found"
     dl = undistributed(dl)
@@ -190,8 +190,8 @@ def labels_of(
 
 # %% ../../nbs/06_data.load.ipynb #204ca5e8
 def inputs_of(
-    b, # A batch
-    dl, # The loader that gave it
+    b:object, # A batch
+    dl:Iterable, # The loader that gave it
 )->tuple:
     "The inputs of a batch, parted from its targets as fastai's `Learner` does it"
     b = tuplify(b)
@@ -199,10 +199,10 @@ def inputs_of(
 
 # %% ../../nbs/06_data.load.ipynb #66728668
 def sampled_dl(
-    dl, # A fastai loader
+    dl:DataLoader, # A fastai loader
     n:int=None, # How many samples; by default, and where there are no more, all of them, in the data set's order
     seed:int=0, # Of the random subset
-): # A loader of the same kind, not shuffled, with its last partial batch
+)->DataLoader: # A loader of the same kind, not shuffled, with its last partial batch
     "A loader of `n` random samples of `dl`, the same ones each time"
     if not isinstance(dl, DataLoader):
         raise TypeError(f'sampled_dl: a fastai DataLoader is needed, not {type(dl).__module__}.{type(dl).__name__}')
@@ -215,8 +215,8 @@ def sampled_dl(
 
 @contextmanager
 def no_augment(
-    dl, # A fastai loader
-):
+    dl:DataLoader, # A fastai loader
+)->Iterator:
     "A context in which the training set of `dl` is transformed as a validation set is"
     ds = getattr(dl, 'dataset', None)
     if hasattr(ds, 'set_split_idx'):

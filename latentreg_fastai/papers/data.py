@@ -18,7 +18,11 @@ from fastai.vision.all import *
 class PadCrop(RandTransform):
     "Pads each image of a batch by `pad` pixels and crops it back to its size, at a random place for each"
     split_idx,order = 0,30
-    def __init__(self, pad:int=4, mode:str='reflect', p:float=1.):
+    def __init__(self,
+        pad:int=4, # Pixels on each side
+        mode:str='reflect', # How they are filled, as `F.pad` has it
+        p:float=1., # Probability of the transform
+    ):
         super().__init__(p=p)
         store_attr('pad,mode')
 
@@ -33,7 +37,9 @@ class PadCrop(RandTransform):
 class MirrorFlip(RandTransform):
     "Mirrors each image of a batch left to right with probability `p`"
     split_idx,order = 0,31
-    def __init__(self, p:float=0.5):
+    def __init__(self,
+        p:float=0.5, # Probability of a flip
+    ):
         super().__init__(p=1.)
         self.flip = p
     def encodes(self, x:TensorImage):
@@ -94,7 +100,7 @@ def digits_dls(
     n_valid:int=360, # Validation images, as many of each class
     seed:int=0, # Of the split
     bs:int=64, # Size of a batch
-    device=None, # By default fastai's default device
+    device:torch.device|str=None, # By default fastai's default device
 )->DataLoaders:
     "scikit-learn's digits: 1,797 real 8×8 images in 10 classes, which need no download"
     from sklearn.datasets import load_digits
@@ -131,7 +137,7 @@ def mnist_dls(
     n_valid:int=None, # Validate on that many of the training images; by default on the 10,000 test images
     seed:int=0, # Of the subset
     bs:int=100, # Size of a batch
-    device=None, # By default fastai's default device
+    device:torch.device|str=None, # By default fastai's default device
 )->DataLoaders:
     "MNIST, 1×28×28, through `untar_data(URLs.MNIST)`"
     *train,vocab,path = _read_images(URLs.MNIST, 'training')
@@ -144,7 +150,7 @@ def cifar10_dls(
     seed:int=0, # Of the subset
     bs:int=128, # Size of a batch
     augment:bool=True, # Whether to pad by 4, crop and flip, on the device
-    device=None, # By default fastai's default device
+    device:torch.device|str=None, # By default fastai's default device
 )->DataLoaders:
     "CIFAR-10, 3×32×32, through `untar_data(URLs.CIFAR)`; validation batches have the same size, which suits the caches of a CPU"
     *train,vocab,path = _read_images(URLs.CIFAR, 'train')
@@ -175,7 +181,7 @@ def torchvision_dls(
     seed:int=0, # Of the subset
     bs:int=128, # Size of a batch
     augment:bool=True, # Whether to pad by an eighth of the size, crop and, except for digits and characters, flip, on the device
-    device=None, # By default fastai's default device
+    device:torch.device|str=None, # By default fastai's default device
 )->DataLoaders:
     "One of torchvision's data sets of small images, fetched into fastai's data folder"
     check_choice('torchvision_dls', 'name', name, _torchvision_stats)
@@ -192,8 +198,8 @@ def imagenet_dls(
     seed:int=0, # Of the subset
     bs:int=256, # Size of a batch
     size:int=224, # Height and width
-    path=None, # Folder with `train` and `val`, in each a folder for each class; by default `imagenet` in fastai's data folder
-    device=None, # By default fastai's default device
+    path:str|Path=None, # Folder with `train` and `val`, in each a folder for each class; by default `imagenet` in fastai's data folder
+    device:torch.device|str=None, # By default fastai's default device
     **kwargs # For `DataBlock.dataloaders`: num_workers
 )->DataLoaders:
     "ImageNet from its files: training images are cropped, resized and flipped at random, of validation images the centre is taken"
@@ -241,7 +247,7 @@ def agnews_dls(
     seed:int=0, # Of the choice of training and validation articles
     bs:int=32, # Size of a batch
     n_tokens:int=64, # Length of an article
-    device=None, # By default fastai's default device
+    device:torch.device|str=None, # By default fastai's default device
 )->DataLoaders:
     "AG's News in four classes, as MiniLM's tokens: of the 7,600 articles in its test file, 1,600 are to measure on, the others to train on"
     x,y,vocab,path = _read_agnews(n_tokens)
@@ -258,7 +264,7 @@ def rotation_dls(
     n_valid:int=2000, # Test images
     seed:int=0, # Of the factors
     bs:int=100, # Size of a batch
-    device=None, # By default fastai's default device
+    device:torch.device|str=None, # By default fastai's default device
 )->DataLoaders: # Inputs are factors, (N, 3): the angle in units of 90°, the share of a 1, the share of a 7
     "The synthetic tasks in which the factors of an image are known; `RotatedDigits` draws the images"
     check_choice('rotation_dls', 'task', task, _turned)

@@ -45,7 +45,11 @@ def cnn(
 # %% ../../nbs/25_papers.networks.ipynb #c64992d2
 class CifarBlock(Module):
     "Two 3×3 convolutions and a skip connection without parameters (He et al. 2016, option A)"
-    def __init__(self, n_in, n_out, stride=1):
+    def __init__(self,
+        n_in:int, # Channels in
+        n_out:int, # Channels out
+        stride:int=1, # Of the first convolution
+    ):
         self.conv1,self.conv2 = ConvLayer(n_in, n_out, stride=stride), ConvLayer(n_out, n_out, act_cls=None)
         self.stride,self.pad = stride,n_out-n_in
     def skip(self, x): return F.pad(x[:, :, ::self.stride, ::self.stride], (0,0,0,0,0,self.pad)) if self.stride > 1 or self.pad else x
@@ -66,10 +70,30 @@ class CifarResNet(nn.Sequential):
         for m in self.modules():
             if isinstance(m, (nn.Conv2d, nn.Linear)): nn.init.kaiming_normal_(m.weight)
 
-def resnet20 (n_out=10, **kwargs): "CIFAR ResNet of 20 layers, 0.27M parameters";  return CifarResNet(3,  n_out=n_out, **kwargs)
-def resnet32 (n_out=10, **kwargs): "CIFAR ResNet of 32 layers, 0.46M parameters";  return CifarResNet(5,  n_out=n_out, **kwargs)
-def resnet56 (n_out=10, **kwargs): "CIFAR ResNet of 56 layers, 0.85M parameters";  return CifarResNet(9,  n_out=n_out, **kwargs)
-def resnet110(n_out=10, **kwargs): "CIFAR ResNet of 110 layers, 1.7M parameters";  return CifarResNet(18, n_out=n_out, **kwargs)
+def resnet20(
+    n_out:int=10, # Classes, or outputs
+    **kwargs, # Further arguments of `CifarResNet`
+)->nn.Module: # The network, not trained
+    "CIFAR ResNet of 20 layers, 0.27M parameters"
+    return CifarResNet(3,  n_out=n_out, **kwargs)
+def resnet32(
+    n_out:int=10, # Classes, or outputs
+    **kwargs, # Further arguments of `CifarResNet`
+)->nn.Module: # The network, not trained
+    "CIFAR ResNet of 32 layers, 0.46M parameters"
+    return CifarResNet(5,  n_out=n_out, **kwargs)
+def resnet56(
+    n_out:int=10, # Classes, or outputs
+    **kwargs, # Further arguments of `CifarResNet`
+)->nn.Module: # The network, not trained
+    "CIFAR ResNet of 56 layers, 0.85M parameters"
+    return CifarResNet(9,  n_out=n_out, **kwargs)
+def resnet110(
+    n_out:int=10, # Classes, or outputs
+    **kwargs, # Further arguments of `CifarResNet`
+)->nn.Module: # The network, not trained
+    "CIFAR ResNet of 110 layers, 1.7M parameters"
+    return CifarResNet(18, n_out=n_out, **kwargs)
 
 # %% ../../nbs/25_papers.networks.ipynb #fc660c04
 class PreActBlock(Module):
@@ -111,19 +135,34 @@ class PreActResNet(nn.Sequential):
             if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode='fan_out')
 
 # %% ../../nbs/25_papers.networks.ipynb #8593ce01
-def preact_resnet18(n_out=10, **kwargs):
+def preact_resnet18(
+    n_out:int=10, # Classes, or outputs
+    **kwargs, # Further arguments of `PreActResNet`
+)->nn.Module: # The network, not trained
     "PreActResNet of 18 layers, 11.17M parameters"
     return PreActResNet((2,2,2,2), (64,128,256,512), n_out=n_out, **kwargs)
-def preact_resnet34(n_out=10, **kwargs):
+def preact_resnet34(
+    n_out:int=10, # Classes, or outputs
+    **kwargs, # Further arguments of `PreActResNet`
+)->nn.Module: # The network, not trained
     "PreActResNet of 34 layers, 21.3M parameters"
     return PreActResNet((3,4,6,3), (64,128,256,512), n_out=n_out, **kwargs)
-def preact_resnet152(n_out=10, **kwargs):
+def preact_resnet152(
+    n_out:int=10, # Classes, or outputs
+    **kwargs, # Further arguments of `PreActResNet`
+)->nn.Module: # The network, not trained
     "PreActResNet of 152 layers, 58.1M parameters"
     return PreActResNet((3,8,36,3), (256,512,1024,2048), n_out=n_out, stem=64, bottleneck=True, **kwargs)
-def wrn_28_2(n_out=10, **kwargs):
+def wrn_28_2(
+    n_out:int=10, # Classes, or outputs
+    **kwargs, # Further arguments of `PreActResNet`
+)->nn.Module: # The network, not trained
     "Wide ResNet of 28 layers, twice as wide, 1.5M parameters"
     return PreActResNet((4,4,4), (32,64,128), n_out=n_out, stem=16, **kwargs)
-def wrn_28_10(n_out=10, **kwargs):
+def wrn_28_10(
+    n_out:int=10, # Classes, or outputs
+    **kwargs, # Further arguments of `PreActResNet`
+)->nn.Module: # The network, not trained
     "Wide ResNet of 28 layers, ten times as wide, 36.5M parameters"
     return PreActResNet((4,4,4), (160,320,640), n_out=n_out, stem=16, **kwargs)
 
@@ -207,7 +246,7 @@ class Autoencoder(nn.Sequential):
 def image_mse(
     pred:Tensor, # (N, ...)
     image:Tensor, # The same shape
-    *labels, # Further targets, which are left out
+    *labels:Tensor, # Further targets, which are left out
 )->Tensor:
     "Mean squared error of a reconstruction, for targets of an image and labels, as `ImageTarget` makes them"
     return F.mse_loss(pred, image)
@@ -226,7 +265,7 @@ def _cross_entropy(pred, target): return F.binary_cross_entropy_with_logits(pred
 
 def generator_loss(
     fake_pred:Tensor, # Logits of generated images
-    *_, # The generated and the real images, as `GANLearner` passes them
+    *_:Tensor, # The generated and the real images, as `GANLearner` passes them
 )->Tensor:
     "The cross-entropy of generated images with the target 'real'"
     return _cross_entropy(fake_pred, 1.)

@@ -34,7 +34,10 @@ def _taken(make, **kwargs):
     pars = inspect.signature(make).parameters
     return kwargs if any(p.kind == p.VAR_KEYWORD for p in pars.values()) else {k: v for k,v in kwargs.items() if k in pars}
 
-def cross_entropy_loss(pred, *yb):
+def cross_entropy_loss(
+    pred:Tensor, # Logits, (N, K)
+    *yb:Tensor, # Labels, (N,)
+)->Tensor: # Scalar
     "The NLL in the table; it has a name by which fastai's trackers know that lower is better"
     return F.cross_entropy(pred, *yb)
 
