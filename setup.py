@@ -11,8 +11,14 @@ cfg = cfg['DEFAULT']
 extras = {k: cfg[f'{k}_requirements'].split() for k in ('text','vision','tables','dask','cocktail','dev')}
 extras['dev'] += sum((v for k,v in extras.items() if k != 'dev'), [])   # the tests need all
 
+classifiers = ['Development Status :: 4 - Beta', 'Intended Audience :: Developers', 'Intended Audience :: Science/Research',
+               'Operating System :: OS Independent', 'Typing :: Typed',
+               'Topic :: Scientific/Engineering :: Artificial Intelligence', 'Programming Language :: Python :: 3',
+               *(f'Programming Language :: Python :: {v}' for v in cfg['pythons'].split())]
+
 setup(name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], author=cfg['author'],
-      keywords=cfg['keywords'].split(), license=cfg['license'], python_requires=f">={cfg['min_python']}",
+      license=cfg['license'], keywords=cfg['keywords'].split(), classifiers=classifiers,
+      python_requires=f">={cfg['min_python']}",
       long_description=(here/'README.md').read_text(encoding='utf8'), long_description_content_type='text/markdown',
       packages=find_packages(include=[cfg['lib_name'], f"{cfg['lib_name']}.*"]),
       package_data={f"{cfg['lib_name']}.bench": ['suites/*.yaml']}, install_requires=cfg['requirements'].split(), extras_require=extras,

@@ -29,3 +29,7 @@ from .robustness import PixelSpace,fgsm,pgd,deformations,corruptions
 from .robustness import robustness,robustness_tests,robustness_summary,mean_corruption_error,plot_robustness
 from .strength import *
 from .interpret import LatentInterpretation,LatentComparison
+# what the comments beside signatures say, in `help()` too
+from fastai.learner import Learner as _Learner, Recorder as _Recorder
+from .help import document as _document
+_document(_Learner, _Recorder)

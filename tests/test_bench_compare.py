@@ -4,7 +4,7 @@ from common import *
 from common_bench import *
 from scipy import stats as scipy_stats
 from sklearn.metrics import f1_score, log_loss
-from honest import Null, NoValidation, Wait, clock_of_runs, comparison, called, learner_of, make_dls, nulls
+from honest import Null, NoValidation, Wait, Work, clock_of_runs, comparison, called, learner_of, make_dls, nulls
 
 @pytest.fixture
 def pictures(): "A test that asks for it has its report written"
@@ -46,6 +46,8 @@ def test_null_methods_are_on_record():
     for some in (ls, ls[::2], ls[1::2]):
         c = honest.counts(some)
         assert honest.within(c['better'], c['n']) and honest.within(c['worse'], c['n']), c
+    c,page = honest.counts(ls),(Path(__file__).parent.parent/'nbs/39_bench.compare.ipynb').read_text()
+    assert f"better than the baseline in {c['better']}, and worse in {c['worse'] or 'none'}" in page
     assert honest.within(5, 200) and honest.within(16, 200) and not honest.within(17, 200) and not honest.within(11, 100)
 
 class Faster(Callback):
@@ -505,6 +507,9 @@ def test_time_for_the_baseline_alone(tmp_path):
     result = comparison(3, MANY, .5, tmp_path)
     assert [r['method'] for r in result.records] == ['baseline'] and 'nothing to compare' in result.advice
     assert any('baseline has 1 of 5 seeds' in n and 'm5 has 0 of 5 seeds' in n for n in result.notes)
+    dropped = [n for n in result.notes if 'dropped' in n]    # before a run of theirs: nothing is known of their gains
+    assert dropped and all(n.endswith('was dropped: the time does not suffice for all.') for n in dropped)
+    assert '1 run of 0.00 hours, on cpu' in result.markdown()
 
 def slow_steps(learn, cbs): learn.fit(1, 1e-2, cbs=[*cbs, NoValidation(), Wait(.1)])   # three steps
 
@@ -552,11 +557,11 @@ def test_killed_with_two_jobs(tmp_path):
 
 # Cost
 
-def fit_scaled(learn, cbs, scale=1): learn.fit(round(4*scale), 1e-2, cbs=[*cbs, NoValidation(), Wait(.01)])
+def fit_scaled(learn, cbs, scale=1): learn.fit(round(4*scale), 1e-2, cbs=[*cbs, NoValidation(), Work(.01)])
 
 def test_equal_cost(tmp_path):
-    "A method whose steps wait is compared with a baseline that trains for as much longer; the column against scipy"
-    result = quick(tmp_path, dict(slow=Wait(.02), null=Null(3)), fit=fit_scaled, seeds=5)
+    "A method whose steps take longer is compared with a baseline that trains for as much longer; the column against scipy"
+    result = quick(tmp_path, dict(slow=Work(.02), null=Null(3)), fit=fit_scaled, seeds=5)
     plain = {m: {r['seed']: r for r in of(result, m) if 'scale' not in r} for m in ('baseline','slow')}
     cost = statistics.median(plain['slow'][s]['step_ms']/plain['baseline'][s]['step_ms'] for s in range(5))
     assert costs_of(result.test[None])['slow'] == pytest.approx(cost, abs=.1) and 1.5 < cost < 4
@@ -570,6 +575,11 @@ def test_equal_cost(tmp_path):
     assert result.shown['gain at equal cost']['slow'] == f'{e.gain_cost:.2f} ({low:.2f} to {high:.2f}), ×{scale:g}'
     rounded = round(4*scale)/4
     assert any('to train' in n for n in result.notes) == (abs(rounded-scale) > .05*scale)
+
+def test_what_others_do_is_no_cost(tmp_path):
+    "A step in which the process only waits costs nothing, as one that waits for a busy processor"
+    costs = costs_of(quick(tmp_path, dict(works=Work(.02), waits=Wait(.02)), fit=fit_scaled, seeds=3).test[None])
+    assert costs['works'] > 1.5 and costs.get('waits', 1.) < 1.3
 
 def test_a_longer_training_that_fit_rounds_away(tmp_path, monkeypatch):
     "It is told: at 1.3 times the cost, one epoch stays one"

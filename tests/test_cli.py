@@ -1,6 +1,6 @@
 "The command: its words, its status, and what it leaves where."
 import pytest
-import json, socket, subprocess, sys, time, urllib.error
+import json, socket, subprocess, sys, time, torchvision, urllib.error
 import latentreg_fastai
 from common import *
 
@@ -46,11 +46,11 @@ def test_progress_is_no_result(tmp_path):
     p = latentreg('bench', suite_file(tmp_path), '--out', tmp_path/'out', '--seeds', 1)
     assert p.status == 0 and '100.00%' in p.err and '%|' not in p.out.replace('error %', '') and '100.00%' not in p.out and 'cw-VR' in p.out
 
-def closed(*args):
-    "The command in a process of its own whose reader has gone"
+def closed(*args, stderr=False):
+    "The command in a process of its own whose reader has gone; with `stderr` that of its progress, too"
     r,w = os.pipe(); os.close(r)
     code = 'from latentreg_fastai.cli import main; main()'
-    try: return subprocess.run([sys.executable, '-W', 'ignore', '-c', code, *map(str, args)], stdout=w, stderr=subprocess.PIPE, text=True)
+    try: return subprocess.run([sys.executable, '-W', 'ignore', '-c', code, *map(str, args)], stdout=w, stderr=w if stderr else subprocess.PIPE, text=True)
     finally: os.close(w)
 
 def test_a_reader_that_leaves(tmp_path):
@@ -61,6 +61,10 @@ def test_a_reader_that_leaves(tmp_path):
     out = tmp_path/'out'
     p = closed('bench', suite_file(tmp_path, rows={'VR': dict(args=dict(weight=-1.))}), '--out', out, '--seeds', 1)
     assert p.returncode == 1 and 'Error' not in p.stderr and (out/'report.csv').exists(), p.stderr
+    small,out = ('demo','--methods','cw-VR','--seeds',1,'--out'),tmp_path/'demo'
+    p = closed(*small, out)
+    assert p.returncode == 0 and 'Error' not in p.stderr and (out/'demo.png').exists(), p.stderr
+    assert closed(*small, tmp_path/'both', stderr=True).returncode == 0 and (tmp_path/'both'/'demo.png').exists()   # latentreg demo 2>&1 | head -1
 
 def test_stopped_from_the_keyboard(tmp_path, monkeypatch):
     def stop(*args, **kwargs): raise KeyboardInterrupt
@@ -106,6 +110,16 @@ main()"""
 def test_wrong_words(args, said):
     p = latentreg(*args)
     assert p.status == 2 and all(s in p.err for s in said), p.err
+
+def test_the_demo_offers_what_it_runs():
+    "Each row of its suite, and no other method, in the help and where a name is wrong"
+    rows = list(Suite.load('digits').only().conditions[None]['rows'])
+    offered = [m for m in rows if not m.startswith('baseline')]
+    text = ''.join(latentreg('demo','--help').out.split())
+    assert ''.join(f"all if not given, beside the baseline: {', '.join(offered)} --seeds".split()) in text and 'GANMixup' not in text and 'None' not in text
+    for wrong in ('GANMixup','WeightDecay','some.module:Penalty'):
+        p = latentreg('demo', '--methods', 'cw-VR', wrong)
+        assert p.status == 2 and p.err.strip().endswith(f"unknown method {wrong}: there are baseline, {', '.join(offered)}"), p.err
 
 def test_help():
     p = latentreg('demo', '--help')
@@ -268,6 +282,20 @@ def test_speed_tells_what_failed(tmp_path, registered, monkeypatch):
     assert list(r['failed']) == ['VR'] and 'cw-VR' in r['ratios']['MLP, batch 100, TensorDL'] and 'VR' not in r['ratios']['MLP, batch 100, TensorDL']
     assert latentreg('speed', '--methods', 'cw-VR', '--rounds', 1).status == 0
     assert latentreg('speed', '--methods', 'GANMixup').status == 2
+
+def test_compare_tells_what_failed(tmp_path, monkeypatch):
+    "Its row and the status say so, and the report again; the other rows are there"
+    class Never(Callback):
+        def before_fit(self): raise RuntimeError('this callback needs another torch')
+    monkeypatch.setattr(bench, 'suggested_methods', lambda learn: ({'never': Never(), 'VR': VarianceRegularizer(1.)},{}))
+    monkeypatch.setattr('torchvision.models._api.load_state_dict_from_url', lambda *args, **kwargs: torchvision.models.resnet18().state_dict())
+    images,out = image_folder(tmp_path/'images', n=4, size=32),tmp_path/'out'
+    p = latentreg('compare', images, '--epochs', 1, '--size', 32, '--bs', 4, '--seeds', 1, '--methods', 'never', 'VR', '--out', out)
+    for said in (p,latentreg('report', out)):
+        assert said.status == 1 and all(w in said.out for w in ('failed: never (1 of 1 seeds), with RuntimeError', ': this callback needs another torch; `latentreg')), (said.out, said.err)
+        row = {l.split()[0]: l for l in said.out.splitlines() if l}
+        assert '1 of 1' in row['never'] and 'failed' not in row['VR'] and '`latentreg compare` with --retry' in said.out
+    assert '%|' not in p.out.replace('error %', '') and '100.00%' in p.err
 
 def test_every_choice_fails(tmp_path):
     "No strength can be taken: the error names the row, and the report it points to shows why"
@@ -466,10 +494,11 @@ def timed(*args):
 def test_at_once(args, status, said):
     "In under a second, before fastai or torch is imported (the faster of two, for a machine with other work)"
     p,seconds = min((timed(*args) for _ in range(2)), key=lambda r: r[1])
-    assert p.returncode == status and said in p.stdout + p.stderr and p.stdout.endswith('loaded:\n'), (p.stdout, p.stderr)
+    assert p.returncode == status and said in ' '.join((p.stdout + p.stderr).split()) and p.stdout.endswith('loaded:\n'), (p.stdout, p.stderr)
     assert seconds < 1
 
-@pytest.mark.parametrize('command', ['demo','speed'])
-def test_a_wrong_method_is_answered_with_the_list(command):
+@pytest.mark.parametrize('command,has', [('demo',['CenterLoss']), ('speed',['GANMixup','LabelSmoothing'])])
+def test_a_wrong_method_is_answered_with_the_list(command, has):
     p,_ = timed(command, '--methods', 'Dropout')
-    assert p.returncode == 2 and all(w in p.stderr for w in ('unknown method Dropout','cw-VR','GANMixup','LabelSmoothing')) and 'remedy' not in p.stderr and command in p.stderr
+    said = p.stderr.replace("'", '')
+    assert p.returncode == 2 and all(w in said for w in ('unknown method Dropout','cw-VR',*has)) and 'remedy' not in said and command in said

@@ -2,12 +2,13 @@
 import email, importlib, json, os, re, shutil, subprocess, sys, zipfile
 from configparser import ConfigParser
 from pathlib import Path
-import pytest
+import pytest, yaml
 from packaging.requirements import Requirement
-import latentreg_fastai
+import latentreg_fastai.all
 
 HERE = Path(__file__).resolve().parents[1]
-SOURCES = ['pyproject.toml', 'settings.ini', 'setup.py', 'README.md', 'LICENSE', 'MANIFEST.in', 'latentreg_fastai', 'nbs']
+SOURCES = ['pyproject.toml', 'settings.ini', 'setup.py', 'README.md', 'LICENSE', 'MANIFEST.in', 'CHANGELOG.md', 'CITATION.cff', 'CONTRIBUTING.md', 'SECURITY.md',
+           '.ci', 'latentreg_fastai', 'nbs', 'tests']
 NOTEBOOKS = sorted((HERE/'nbs').rglob('*.ipynb'))
 
 cfg = ConfigParser()
@@ -55,6 +56,11 @@ def test_wheel_metadata(wheel):
     meta = email.message_from_string(info(wheel, 'METADATA'))
     assert meta['Name'] == cfg['lib_name'] and meta['Summary'] == cfg['description']
     assert meta['Requires-Python'] == f">={cfg['min_python']}" and meta.get_all('Provides-Extra') == ['text','vision','tables','dask','cocktail','dev']
+    urls = dict(o.split(', ') for o in meta.get_all('Project-URL'))
+    assert urls['Repository'] == cfg['git_url'] and urls['Documentation'] == cfg['doc_url']
+    assert all(u.startswith(cfg['git_url']) for k,u in urls.items() if k != 'Documentation')
+    versions = [o.split(' :: ')[-1] for o in meta.get_all('Classifier') if o.startswith('Programming Language :: Python :: 3.')]
+    assert versions == cfg['pythons'].split() and versions[0] == cfg['min_python']
     got = [Requirement(o) for o in meta.get_all('Requires-Dist')]
     plain = lambda reqs: sorted(f'{o.name}{o.specifier}' for o in reqs)
     want = lambda key: plain(map(Requirement, cfg[key].split()))
@@ -82,7 +88,17 @@ def test_a_wheel_can_be_built_from_the_source_distribution(tmp_path):
     sdist = build('sdist', copy(tmp_path/'src'), tmp_path/'sdist')
     shutil.unpack_archive(sdist, tmp_path/'unpacked', filter='data')
     src, = (tmp_path/'unpacked').iterdir()
+    for folder in ('tests','nbs','.ci'):                                                    # its tests find what they need
+        files = lambda root: {p.relative_to(root).as_posix() for p in (root/folder).rglob('*') if p.is_file() and '__pycache__' not in p.parts}
+        assert files(src) == files(tmp_path/'src')
     assert build('wheel', src, tmp_path/'dist').name.startswith(f"{cfg['lib_name']}-{cfg['version']}-")
+
+def test_citation():
+    "The version is that of the package, and the five papers are there, each with where it can be read"
+    cite = yaml.safe_load((HERE/'CITATION.cff').read_text(encoding='utf8'))
+    assert cite['version'] == cfg['version'] and cite['license'] == cfg['license']
+    assert len(cite['references']) == 5 and all(p['url'].startswith('https://arxiv.org/abs/') and p['authors'] and p['year'] for p in cite['references'])
+    for p in cite['references']: assert all(hasattr(latentreg_fastai.all, n) for n in re.split(', | and ', p['notes']))
 
 # Names
 
@@ -144,16 +160,9 @@ def test_notebook_is_clean(nb):
             path = next((m for t in texts(o) if (m := re.search(r'(?<![\w.])/(home|root|opt|work|tmp|usr)/\S*', t))), None)
             assert not path, f'{nb.name}, cell {i} shows a path of the machine it ran on: {path[0]}'
 
-# The README
-
-def test_readme_is_in_step_with_its_notebook():
-    p = subprocess.run([sys.executable, '-W', 'ignore', HERE/'.ci/readme.py', '--check'], capture_output=True, text=True)
-    assert p.returncode == 0, p.stderr
-
-def test_ci_runs_the_line_of_the_readme():
-    lines = re.findall(r'```sh\n(.*?)\n```', (HERE/'README.md').read_text(encoding='utf8'))
-    assert lines[0] == 'pip install . && latentreg demo' and "'.[dev]'" in lines[1]
-    assert lines[1] in (HERE/'.ci/run').read_text(encoding='utf8').splitlines()
+def test_ci_runs_the_line_of_the_contributors():
+    line = next(l for l in (HERE/'.ci/run').read_text(encoding='utf8').splitlines() if "'.[dev]'" in l)
+    assert f'    {line}\n' in (HERE/'CONTRIBUTING.md').read_text(encoding='utf8')
 
 def test_every_notebook_was_run():
     "Their outputs are stored, so that each page can be read without running it"

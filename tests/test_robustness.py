@@ -219,6 +219,18 @@ def test_what_the_attacks_are_given(quick, monkeypatch):
     calls.clear(); robustness(quick, tests='unbounded_pgd', n=30)
     assert calls[0][2] == dict(steps=200, step=.01)                                    # the paper's
 
+def test_pgd_without_a_bound_leaves_alone_what_it_has_misled():
+    "Each sample stops at the first tenth step that finds it misclassified, as it would by itself; bounded PGD goes on with all"
+    f,x,y,*_ = linear(n=12)
+    seen = []
+    def counted(x): seen.append(len(x)); return f(x)
+    with torch.no_grad(): adv = pgd(counted, x, y, steps=40)
+    alone = torch.cat([pgd(f, x[i:i+1], y[i:i+1], steps=40) for i in range(len(x))])
+    assert_close(adv, alone, rtol=0, atol=1e-12)
+    assert seen[:11] == [12]*11 and seen == sorted(seen, reverse=True) and 0 < seen[-1] < 12 and (f(adv).argmax(1) != y).any()
+    seen.clear(); pgd(counted, x, y, .5, steps=40)
+    assert seen == [12]*40
+
 # Normalisation
 
 class Norm(nn.Module):
@@ -350,6 +362,21 @@ def test_a_first_layer_that_works_in_place():
     learns[1].model[1].load_state_dict(learns[0].model[1].state_dict())
     tables = [robustness(l, **FAST) for l in learns]
     assert_table(*tables)
+
+def test_the_progress_bar_moves_with_the_passes(quick, monkeypatch):
+    "Within an attack too; the last pass is all of them, and each is told with the test's name and the time left"
+    from fastprogress.fastprogress import ConsoleProgressBar
+    told = []
+    monkeypatch.setattr(ConsoleProgressBar, 'update', lambda self,val: told.append((val, self.total, self.comment)))
+    quick.add_cb(ProgressCallback())
+    calls = []
+    hook = quick.model.register_forward_pre_hook(lambda m,x: calls.append(1 + x[0].requires_grad))
+    robustness(quick, n=100, tests=['pgd','unbounded_pgd','contrast'], eps=(.1,), steps=7, unbounded=dict(steps=20))
+    hook.remove()
+    values,totals,names = zip(*told)
+    assert list(values) == sorted(values) and set(totals) == {values[-1]} and list(dict.fromkeys(names))[1:] == ['clean','pgd','unbounded_pgd','contrast']
+    batches = len(list(quick.dls.valid))
+    assert sum(n == 'pgd' for n in names) >= 8*batches and values[-1] == batches*(1 + (1+14) + (1+42) + 5) >= sum(calls) - 1   # one for a look at the output
 
 def test_the_progress_bar_changes_nothing(quick, capsys):
     t = robustness(quick, n=20, **FAST)

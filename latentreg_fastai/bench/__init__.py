@@ -11,3 +11,5 @@ from .compare import *
 from .files import *
 from .speed import *
 from ..cli import *
+from ..help import document as _document
+_document()
