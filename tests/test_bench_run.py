@@ -1,5 +1,5 @@
 "One run: ways to train, what is measured, every task."
-import cloudpickle, json, pytest, subprocess, sys
+import cloudpickle, json, pytest, subprocess, sys, threading
 from common import *
 from common_bench import *
 from latentreg_fastai.bench import run as run_module
@@ -425,3 +425,9 @@ def test_a_methods_files_are_of_one_run(tmp_path, monkeypatch, registered):
         learn = trained({**RUN, 'method': 'saves', 'args': {}, 'seed': s})
         assert learn.model_dir == 'models'               # a user's `learn.save` goes where it always goes
     assert found == [False,False] and not (tmp_path/'models').exists()
+
+def test_what_cannot_be_sent_to_another_process(monkeypatch):
+    "It is named, with what to do"
+    lock = threading.Lock()
+    monkeypatch.setitem(measures, 'locked', lambda learn: lock)
+    with pytest.raises(ValueError, match=r"measures\['locked'\] cannot be sent to another process .*lock.*: make what cannot be sent within its function.*`jobs=1`"): pack_added()

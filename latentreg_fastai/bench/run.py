@@ -269,7 +269,8 @@ def pack_added()->bytes:
         for k,entries in added.items():
             for name,v in entries.items():
                 try: _packed(v)
-                except Exception as e: raise ValueError(f'{k}[{name!r}] cannot be sent to another process: {e}') from e
+                except Exception as e: raise ValueError(f'{k}[{name!r}] cannot be sent to another process ({e}): make what '
+                                                         'cannot be sent within its function, as loaders within `learner`, or use `jobs=1`') from e
         raise
 
 @functools.lru_cache(maxsize=1)
