@@ -8,8 +8,9 @@ cfg = ConfigParser()
 cfg.read(here/'settings.ini', encoding='utf8')
 cfg = cfg['DEFAULT']
 
-extras = {k: cfg[f'{k}_requirements'].split() for k in ('text','vision','tables','dask','cocktail','dev')}
-extras['dev'] += sum((v for k,v in extras.items() if k != 'dev'), [])   # the tests need all
+extras = {k: cfg[f'{k}_requirements'].split() for k in ('text','vision','tables','dask','cocktail','test','dev')}
+extras['test'] += sum((v for k,v in extras.items() if k not in ('test','dev')), [])   # the tests need all that users can have
+extras['dev'] += extras['test']                                         # and whoever edits notebooks needs more
 
 classifiers = ['Development Status :: 4 - Beta', 'Intended Audience :: Developers', 'Intended Audience :: Science/Research',
                'Operating System :: OS Independent', 'Typing :: Typed',

@@ -4,6 +4,7 @@ from configparser import ConfigParser
 from pathlib import Path
 import matplotlib.pyplot as plt
 import pytest
+pytest.importorskip('nbdev'); pytest.importorskip('nbconvert')
 from common_bench import latentreg
 
 HERE = Path(__file__).resolve().parents[1]

@@ -1,8 +1,10 @@
 "The site: notebooks that can be processed cell by cell, pictures with words, pages in their order, and the checks of the pages themselves."
-import ast, importlib.util, json, re, shutil, tomllib
+import ast, importlib.util, json, re, shutil
 from configparser import ConfigParser
 from pathlib import Path
 import pytest, yaml
+pytest.importorskip('nbdev'); pytest.importorskip('selenium'); pytest.importorskip('latex2mathml')
+tomllib = pytest.importorskip('tomllib')                  # of Python 3.11
 from latentreg_fastai._modidx import d as index
 
 HERE = Path(__file__).resolve().parents[1]

@@ -72,7 +72,7 @@ class Comparison(Report):
         return pd.DataFrame(rows, columns=['method','tried','taken']).set_index('method')
 
     def plot(self, **kwargs):
-        "Paired gains with their 95% intervals over the cost of a step; returns the axes"
+        "Paired gains with their 95% intervals, a row for each method; returns the axes"
         return plot_gains({self.title(): self.tables[None]}, **kwargs)[0]
 
     def _said(self, text):

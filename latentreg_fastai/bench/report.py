@@ -319,29 +319,29 @@ def plot_table(
 @styled
 def plot_gains(
     tables:dict, # Name of a panel: table from `summary`
-    rows:Iterable=None, # Rows to draw; by default all that differ from the baseline
-    ncols:int=4, # Panels beside each other
+    rows:Iterable=None, # Rows to draw; by default all but baselines
+    ncols:int=2, # Panels beside each other
     ax:plt.Axes|Iterable=None, # Axes to draw in, one for each panel
     figsize:tuple=None, # Of a new figure, in inches
 )->list: # The axes
-    "Paired gains with their 95% intervals over the cost of a step; filled where p < 0.05 after Holm's correction; what failed below"
-    rows = list(rows or dict.fromkeys(m for t in tables.values() for m in t.index[t.seeds > 0] if not m.startswith('baseline')))
-    colors,marks = methods_colors(rows),dict(zip(rows, itertools.cycle('osD^vP*X<>dph8')))
-    across,lines = min(ncols, len(tables)),-(-len(rows)//5)
-    axs = axes_for(ax, len(tables), figsize or (max(7.5, 3.4*across), 2.9*-(-len(tables)//across) + .25*lines), ncols=ncols)
-    for a,(name,t) in zip(axs, tables.items()):
-        unit = t.figure.iloc[0] if 'figure' in t else 'points of error'
-        lost = ', '.join(f'{m} ({n})' for m,n in zip(t.index, _failed_of(t)) if n)
-        for m in rows if 'gain' in t else ():
-            if m not in t.index or t.seeds[m] == 0: continue
-            r = t.loc[m]
-            fill = colors[m] if r.p_holm < .05 else 'white'
-            a.errorbar(r.time, r.gain, [[r.gain-r.low],[r.high-r.gain]], fmt=marks[m], color=colors[m], mfc=fill, ms=6, lw=1.2, capsize=2)
-        a.axhline(0, color='#555555', lw=1, ls=':')
-        below = ['time of a step, × baseline', *textwrap.wrap(lost and f'failed: {lost}', 40)]
-        a.set(title=as_written(name), xlabel=as_written('\n'.join(below)), ylabel=f'gain, {as_written(unit)}')
-    handles = [mpl.lines.Line2D([], [], color=colors[m], marker=marks[m], ls='', label=as_written(m)) for m in rows]
-    axs[0].figure.legend(handles=handles, loc='outside lower center', ncols=min(len(rows), 5), frameon=False, fontsize=9)
+    "Paired gains with their 95% intervals, a row for each method with the time of its step; filled where p < 0.05 after Holm's correction"
+    def drawn(t):
+        mine = [m for m in t.index if t.seeds[m] and (not m.startswith('baseline') if rows is None else m in rows)]
+        return t.loc[mine].sort_values('gain', na_position='first') if 'gain' in t else t[:0]
+    shown,across = {name: drawn(t) for name,t in tables.items()},min(ncols, len(tables))
+    heights = [max(2, *map(len, list(shown.values())[i:i+across])) for i in range(0, len(shown), across)]
+    axs = axes_for(ax, len(tables), figsize or (max(6.5, 5*across), .26*sum(heights) + 1.1*len(heights)), ncols=across, height_ratios=heights)
+    for a,(name,t),whole in zip(axs, shown.items(), tables.values()):
+        for i,r in enumerate(t.itertuples()):
+            sure = r.p_holm < .05
+            color = '#666666' if not sure else okabe_ito[2] if r.gain > 0 else okabe_ito[3]
+            a.errorbar(r.gain, i, xerr=[[r.gain-r.low],[r.high-r.gain]], fmt='o', color=color, mfc=color if sure else 'white', ms=6, lw=1.2, capsize=2)
+        a.axvline(0, color='#555555', lw=1, ls=':')
+        a.set_yticks(range(len(t)), [as_written(f'{m}, {c:.2f}×') for m,c in zip(t.index, t.time if len(t) else ())])
+        unit = whole.figure.iloc[0] if 'figure' in whole else 'points of error'
+        lost = ', '.join(f'{m} ({n})' for m,n in zip(whole.index, _failed_of(whole)) if n)
+        below = [f'gain, {as_written(unit)}', *textwrap.wrap(lost and f'failed: {lost}', 60)]
+        a.set(title=as_written(name), xlabel=as_written('\n'.join(below)), ylim=(-.6, max(1, len(t))-.4))
     return axs
 
 # %% ../../nbs/34_bench.report.ipynb #9336fcda
