@@ -1,4 +1,5 @@
 "The experiments that are shipped: each file defines what is needed, its learner is as its text says, and every method trains."
+import scipy.stats
 from common import *
 from fastai.tabular.all import *
 from fastai.callback.training import ShortEpochCallback
@@ -54,3 +55,23 @@ def test_scale_is_the_length_of_training(name, scale, epochs):
         def before_epoch(self): seen.append(self.epoch); raise CancelEpochException
     with learn.no_bar(), learn.no_logging(): e.fit(learn, [Skip()], scale)
     assert len(seen) == epochs
+
+def test_what_is_said_of_texts_is_on_record():
+    "Of `results.users`: the figures in its words, recomputed from the records"
+    root = Path(__file__).parent.parent
+    said = ''.join(''.join(c['source']) for c in json.loads((root/'nbs/results.users.ipynb').read_text())['cells'])
+    of = {}
+    for l in (root/'nbs/results/text/records.jsonl').read_text().splitlines():
+        r = json.loads(l)
+        if r['stage'] == 'test': of.setdefault(r.get('label', r['method']), {})[r['seed']] = r
+    mean = lambda m, k: np.mean([r[k] for r in of[m].values()])
+    gain = lambda m: [of['baseline'][s]['error'] - of[m][s]['error'] for s in range(5)]
+    low,high = scipy.stats.t.interval(.95, 4, np.mean(gain('CenterLoss')), scipy.stats.sem(gain('CenterLoss')))
+    assert f"errs in {mean('baseline', 'error'):.1f}%" in said and min(gain('CenterLoss')) > 0 and min(gain('ITRA-c split')) > 0
+    assert f"by {np.mean(gain('CenterLoss')):.2f} points ({low:.2f} to {high:.2f})" in said
+    assert f"({mean('CenterLoss', 'nll'):.3f} to {mean('baseline', 'nll'):.3f}) and calibration error ({100*mean('CenterLoss', 'ece'):.1f} to {100*mean('baseline', 'ece'):.1f}%)" in said
+    assert f"gains {np.mean(gain('ITRA-c split')):.2f} points in each seed, and ManifoldMixup {np.mean(gain('ManifoldMixup')):.2f} in four of five" in said and sum(g > 0 for g in gain('ManifoldMixup')) == 4
+    soft = ['ManifoldMixup','ManifoldMixup, all','MixUp of embeddings','label smoothing']
+    ece = sorted(100*mean(m, 'ece') for m in soft)
+    assert f'are {ece[0]:.1f} to {ece[-1]:.1f}%' in said and all(of[m][s]['nll'] > of['baseline'][s]['nll'] for m in soft for s in range(5))
+    assert mean('Phantom', 'error') > mean('baseline ×1.7', 'error') > mean('baseline', 'error')
