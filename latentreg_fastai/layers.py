@@ -142,7 +142,7 @@ def in_chunks(
     if not short: return ''
     return (f"fastai's SentenceEncoder takes texts that are longer than its bptt, {min(short)}, in chunks, wants rows sorted by length "
             f'then, and leaves some of them out of some chunks: let bptt be as long as the texts, {longest} '
-            f'(text_classifier_learner(dls, ..., seq_len={longest}))')
+            f'(text_classifier_learner(dls, ..., seq_len={longest}), and loaders that are made with the same seq_len)')
 
 # %% ../nbs/01_layers.ipynb #f3998a83
 class Site:
