@@ -8,7 +8,7 @@ import nbformat, yaml
 root = Path(__file__).resolve().parent.parent
 proc = root/'_proc'
 widths = 390,1280
-os.environ['PYTHONPATH'] = os.pathsep.join([str(root), os.environ.get('PYTHONPATH', '')])   # for the processes that nbdev starts
+os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(root), os.environ.get('PYTHONPATH')]))   # for the processes that nbdev starts
 sys.path.insert(0, str(root))
 
 # Pages
