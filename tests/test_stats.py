@@ -217,7 +217,12 @@ def test_the_smaller_product_is_taken(name, shape, most):
     "N×N and I×I are needless where the other is smaller"
     assert cost(name, features(*shape), torch.arange(shape[0])%3, 10)[2] <= most
 
+# older builds for CUDA abort in the backward pass of fake tensors where there is no GPU (seen with 2.6)
+fake_gpu = pytest.mark.skipif(bool(torch.version.cuda) and not torch.cuda.is_available() and tuple(map(int, torch.__version__.split('.')[:2])) < (2,13),
+                              reason='this torch aborts on a fake GPU')
+
 @every
+@fake_gpu
 @pytest.mark.parametrize('shape', [(16,3), (16,24), (24,16)], ids=str)
 def test_no_step_waits_for_a_value(name, shape):
     "Fake tensors have no values: `.item()`, `nonzero` or a boolean index, which would wait for the device, raise"
@@ -421,6 +426,7 @@ class NoCopies(TorchDispatchMode):
         return out
 
 @both
+@fake_gpu
 @pytest.mark.parametrize('s', [None,2.,lambda d: d.mean()], ids=['median','number','function'])
 def test_no_step_of_mmd_waits_for_a_value(name, s):
     with FakeTensorMode():
