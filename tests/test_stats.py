@@ -434,6 +434,7 @@ def test_no_step_of_mmd_waits_for_a_value(name, s):
         with pytest.raises(AssertionError), NoCopies(): torch.tensor([2.]).to(z1)
         with NoCopies(): assert MMD[name](z1.requires_grad_(), y1, z2, y2, s).shape == ()             # with its gradient
 
+@fake_gpu
 def test_no_step_of_batch_clusters_waits_for_a_value():
     with FakeTensorMode():
         y = torch.empty(12, dtype=torch.long, device='cuda')
