@@ -4,6 +4,7 @@ from pathlib import Path
 from types import FunctionType
 import pytest
 from fastai.vision.all import Learner, Recorder
+from fastcore.docments import docments
 import latentreg_fastai
 import latentreg_fastai.all, latentreg_fastai.bench, latentreg_fastai.papers
 from latentreg_fastai.help import document, explained, papers, parameters
@@ -92,6 +93,13 @@ def test_once_is_enough():
     doc = Learner.weight_find.__doc__
     document(Learner)
     assert Learner.weight_find.__doc__ == doc and doc.count('Parameters\n') == 1
+
+def test_what_is_read_is_what_fastcore_reads():
+    "`docments` parses the same comments in another way; it has no stars, and leaves out the `**kwargs` that `delegates` explains"
+    for k,f in FUNCTIONS.items():
+        theirs = {n: ' '.join(c.split()) for n,c in docments(inspect.unwrap(f), returns=False).items() if c}
+        ours = {n: ' '.join(c.split()) for n,c in re.findall(r'^\*{0,2}(\w+)(?: : .*)?\n    (.*)$', f.__doc__.partition('\nParameters\n')[2].partition('\nReturns\n')[0], flags=re.M)}
+        assert theirs.items() <= ours.items() and {*ours} - {*theirs} <= {'kwargs'}, k
 
 @pytest.mark.parametrize('source,found,result', [
     (['def f(', '    a:int=1, # One', "    b=',', # A comma, (N, I)", '    *c:Tensor, # More', '    **kwargs, # Of `g`', ')->dict[str,int]: # By name'],
