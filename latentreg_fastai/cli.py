@@ -265,6 +265,7 @@ def main(
     "The command `latentreg`"
     try: args = _parser().parse_args(argv)
     except SystemExit: _say(end=''); raise               # after --help
+    except BrokenPipeError: _unread(sys.stdout); sys.exit() # Python 3.10 tells of a reader that left during --help
     for k in ('seeds','rounds','jobs'):
         if getattr(args, k, None) is not None and getattr(args, k) < 1: args.error(f'--{k} must be 1 or more')
     try:

@@ -583,8 +583,9 @@ def of_error(e):
     fs,cut = frames(e),len(PACKAGE) + 1
     mine = [f for f in fs if is_ours(f)]
     who = next((type(f.f_locals['self']).__name__ for f in reversed(mine) if isinstance(f.f_locals.get('self'), (Callback,Metric))), '')
-    at = f'{mine[-1].f_code.co_filename[cut:]}:{mine[-1].f_code.co_qualname}' if mine else 'outside the library'
-    return f'{type(e).__name__} {who} at {at} in {fs[-1].f_code.co_qualname}: {plain_text(e)}'
+    name = lambda f: getattr(f.f_code, 'co_qualname', f.f_code.co_name)         # Python 3.10 has the second only
+    at = f'{mine[-1].f_code.co_filename[cut:]}:{name(mine[-1])}' if mine else 'outside the library'
+    return f'{type(e).__name__} {who} at {at} in {name(fs[-1])}: {plain_text(e)}'
 
 def is_off(name, args):
     "Do these arguments say that the callback does nothing to training?"

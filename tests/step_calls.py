@@ -20,7 +20,7 @@ class Way(Callback):
     def __init__(self, step): self.step,self.calls = step,[]
     def note(self, frame, event, arg):
         code = frame.f_code
-        if event == 'call' and code.co_filename.startswith(f'{ROOT}/'): self.calls.append((str(Path(code.co_filename).relative_to(ROOT)),code.co_qualname))
+        if event == 'call' and code.co_filename.startswith(f'{ROOT}/'): self.calls.append((str(Path(code.co_filename).relative_to(ROOT)),getattr(code, 'co_qualname', code.co_name)))
     def before_batch(self):
         if self.train_iter == self.step: sys.setprofile(self.note)
 

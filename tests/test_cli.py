@@ -219,6 +219,7 @@ def test_functions_that_are_not_there(tmp_path, monkeypatch, change, said):
     p = latentreg('bench', file, '--out', 'out')
     assert p.status == 2 and all(w in p.err for w in said) and not (tmp_path/'out').exists(), p.err
 
+@pytest.mark.skipif(sys.version_info < (3,11), reason='python -P is of 3.11')
 def test_no_file_of_mine_hides_another(tmp_path, monkeypatch):
     "The current folder is the last place"
     (tmp_path/'yaml.py').write_text('1/0')

@@ -54,7 +54,7 @@ def test_version_is_said_once(wheel):
 
 def test_wheel_metadata(wheel):
     meta = email.message_from_string(info(wheel, 'METADATA'))
-    assert meta['Name'] == cfg['lib_name'] and meta['Summary'] == cfg['description']
+    assert meta['Name'].replace('-', '_') == cfg['lib_name'] and meta['Summary'] == cfg['description']
     assert meta['Requires-Python'] == f">={cfg['min_python']}" and meta.get_all('Provides-Extra') == ['text','vision','tables','dask','cocktail','test','dev']
     urls = dict(o.split(', ') for o in meta.get_all('Project-URL'))
     assert urls['Repository'] == cfg['git_url'] and urls['Documentation'] == cfg['doc_url']
